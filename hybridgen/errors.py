@@ -1,0 +1,71 @@
+"""The errors a user can meet. Every one of them carries words that say what to do next."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class HybridgenError(Exception):
+    """Base of every error that hybridgen raises for something a user did; its text is complete without a traceback."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with a document.
+
+    Attributes:
+        file: The file as the user named it, `override 2: backbone.n_layr=24` for an override, None for a dict.
+        line: Line in the file, counted from 1; None when there is no file.
+        column: Column in the line, counted from 1; None when there is no file.
+        path: The YAML path as the user wrote it, such as `backbone.ssm.d_state` or `backbone.overrides[0].layers`.
+        message: The rule that was broken and the value that was given.
+        suggestion: What to write instead (a nearest spelling, or a fix in words), if there is one.
+        source: The offending line of the file, for the caret; None when there is no file.
+    """
+
+    file: str | None
+    line: int | None
+    column: int | None
+    path: str
+    message: str
+    suggestion: str | None = None
+    source: str | None = None
+
+    def __str__(self) -> str:
+        place = self.file or ""
+        if self.line is not None:
+            place += f":{self.line}:{self.column}"
+        head = ": ".join(part for part in (place, self.path, self.message) if part)
+        if self.suggestion:
+            head += f"; {self.suggestion}"
+        if self.source is None or self.line is None or self.column is None:
+            return head
+        gutter = f"  {self.line} | "
+        return f"{head}\n{gutter}{self.source}\n{' ' * (len(gutter) + self.column - 1)}^"
+
+
+class SpecError(HybridgenError, ValueError):
+    """A document that is not a valid spec.
+
+    Attributes:
+        faults: Every fault that was found, in the order of the document.
+    """
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults: list[Fault] = list(faults)
+        super().__init__("\n".join(str(fault) for fault in self.faults))
+
+
+class ShapeError(HybridgenError, ValueError):
+    """A tensor whose shape, dtype or device does not fit the call."""
+
+
+class CheckpointError(HybridgenError):
+    """A saved model that cannot be read or written: missing, unexpected or wrongly shaped weights, a damaged file."""
+
+
+class BackendUnavailableError(HybridgenError):
+    """A backend was asked for by name and is not there; the text holds the command that installs it."""
+
+
+class UnsupportedError(HybridgenError):
+    """A valid request that has no meaning for this model, such as a decoding state for a non-causal layer."""

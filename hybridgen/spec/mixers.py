@@ -1,0 +1,266 @@
+"""The mixers a layer can hold. To add one: its class here, one line in the `MixerSpec` union, its layer and its row."""
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from hybridgen.spec.activations import Activation
+from hybridgen.spec.base import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Problem, Spec
+
+
+def _open_upper_bound(value: object) -> object:
+    """`.inf` as the upper end of a range is stored as null, which JSON can carry too."""
+    if isinstance(value, list | tuple) and len(value) == 2 and value[1] == math.inf:
+        return (value[0], None)
+    return value
+
+
+DtLimit = Annotated[
+    tuple[NonNegativeFloat, PositiveFloat | None], Field(strict=False), BeforeValidator(_open_upper_bound)
+]
+Range = Annotated[tuple[PositiveFloat, PositiveFloat], Field(strict=False)]
+Expand = Annotated[int | float, Field(gt=0, le=1024)]
+
+
+def _dt_problems(dt_min: float, dt_max: float) -> Iterator[Problem]:
+    if dt_min > dt_max:
+        yield Problem(("dt_min",), f"dt_min must not exceed dt_max; given {dt_min} > {dt_max}", depends=("dt_max",))
+
+
+def _expand_problems(expand: float, d_model: int) -> Iterator[Problem]:
+    if expand * d_model != int(expand * d_model):
+        yield Problem(
+            ("expand",), f"expand * d_model must be a whole number; given {expand} * {d_model} = {expand * d_model:g}"
+        )
+
+
+class Mamba1Spec(Spec):
+    """Selective state space mixer of Mamba: a diagonal state per channel with input-dependent dt, B and C.
+
+    Choose it for weights of the first Mamba family; its scan is bound by exponentials, so Mamba-2 trains faster at
+    equal state. State per sequence: d_inner * (d_state + d_conv - 1) numbers. Source: arXiv 2312.00752.
+    """
+
+    type: Literal["mamba1"]
+    """Kind of the mixer."""
+    d_state: PositiveInt = 16
+    """State size N of every channel."""
+    d_conv: PositiveInt = 4
+    """Width of the causal depthwise convolution in front of the scan, in tokens."""
+    expand: Expand = 2
+    """Inner width as a multiple of d_model: d_inner = expand * d_model."""
+    dt_rank: Literal["auto"] | PositiveInt = "auto"
+    """Rank of the projection that makes dt; auto is ceil(d_model / 16)."""
+    dt_min: PositiveFloat = 0.001
+    """Smallest step size dt at initialisation."""
+    dt_max: PositiveFloat = 0.1
+    """Largest step size dt at initialisation."""
+    dt_init: Literal["random", "constant"] = "random"
+    """How the dt projection's weight starts: uniform in +-dt_rank^-0.5 * dt_scale, or that constant."""
+    dt_scale: PositiveFloat = 1.0
+    """Factor on the starting scale of the dt projection."""
+    dt_init_floor: PositiveFloat = 1e-4
+    """Lower clamp of dt at initialisation."""
+    conv_bias: bool = True
+    """Whether the convolution has a bias."""
+    bias: bool = False
+    """Whether in_proj and out_proj have biases."""
+    conv_activation: Activation = "silu"
+    """Activation after the convolution."""
+    gate_activation: Activation = "silu"
+    """Activation of the gate z that multiplies the scan's output."""
+    bcdt_norm: Literal["none", "weightless", "learned"] = "none"
+    """RMS normalisation of dt, B and C before the scan: none, without weights (FalconMamba), with weights (Jamba)."""
+
+    def d_inner(self, d_model: int) -> int:
+        """Inner width: channels of the convolution and of the scan."""
+        return int(self.expand * d_model)
+
+    def dt_rank_for(self, d_model: int) -> int:
+        """Rank of the dt projection, `auto` worked out."""
+        return math.ceil(d_model / 16) if self.dt_rank == "auto" else self.dt_rank
+
+    def problems(self, d_model: int) -> Iterator[Problem]:
+        """Yields the rules between fields that this mixer breaks in a stack of width d_model."""
+        yield from _dt_problems(self.dt_min, self.dt_max)
+        yield from _expand_problems(self.expand, d_model)
+
+
+class Mamba2Spec(Spec):
+    """State space mixer of Mamba-2: one scalar decay per head, so that the scan becomes matrix products (SSD).
+
+    The default choice for new hybrids. State per sequence: d_ssm * d_state + (d_ssm + 2 * ngroups * d_state) *
+    (d_conv - 1) numbers. Source: arXiv 2405.21060.
+    """
+
+    type: Literal["mamba2"]
+    """Kind of the mixer."""
+    d_state: PositiveInt = 128
+    """State size N of every head channel."""
+    d_conv: PositiveInt = 4
+    """Width of the causal depthwise convolution in front of the scan, in tokens."""
+    conv_init: PositiveFloat | None = None
+    """Convolution weights start uniform in +-conv_init; null takes PyTorch's own range, 1/sqrt(d_conv)."""
+    expand: Expand = 2
+    """Inner width as a multiple of d_model: d_inner = expand * d_model."""
+    headdim: PositiveInt = 64
+    """Channels P of one head; d_ssm must be a multiple of it."""
+    ngroups: PositiveInt = 1
+    """Groups G of heads that share B and C; must divide the number of heads."""
+    d_ssm: PositiveInt | None = None
+    """Channels that go through the scan; null is all d_inner. The others become a gated MLP beside it."""
+    A_init_range: Range = (1.0, 16.0)
+    """Range of the uniform distribution that -A starts from."""
+    D_has_hdim: bool = False
+    """Whether the skip D has one value per channel instead of one per head."""
+    rmsnorm: bool = True
+    """Whether an RMS norm over each group stands in front of out_proj."""
+    norm_before_gate: bool = False
+    """Whether that norm comes before the gate (true) or after it (false)."""
+    dt_min: PositiveFloat = 0.001
+    """Smallest step size dt at initialisation."""
+    dt_max: PositiveFloat = 0.1
+    """Largest step size dt at initialisation."""
+    dt_init_floor: PositiveFloat = 1e-4
+    """Lower clamp of dt at initialisation."""
+    dt_limit: DtLimit = (0.0, None)
+    """Range that dt is clamped to after softplus, in every path; null as upper end means no limit."""
+    chunk_size: PositiveInt = 256
+    """Tokens per chunk of the scan, a power of two; speed only. The CPU path uses at most 64, which is faster there."""
+    conv_bias: bool = True
+    """Whether the convolution has a bias."""
+    bias: bool = False
+    """Whether in_proj and out_proj have biases."""
+    gate_activation: Activation = "silu"
+    """Activation of the gate z that multiplies the scan's output."""
+
+    def d_inner(self, d_model: int) -> int:
+        """Inner width: channels of the scan plus channels of the parallel MLP."""
+        return int(self.expand * d_model)
+
+    def d_ssm_for(self, d_model: int) -> int:
+        """Channels of the scan."""
+        return self.d_inner(d_model) if self.d_ssm is None else self.d_ssm
+
+    def nheads(self, d_model: int) -> int:
+        """Heads of the scan."""
+        return self.d_ssm_for(d_model) // self.headdim
+
+    def problems(self, d_model: int) -> Iterator[Problem]:
+        """Yields the rules between fields that this mixer breaks in a stack of width d_model."""
+        yield from _dt_problems(self.dt_min, self.dt_max)
+        yield from _expand_problems(self.expand, d_model)
+        d_inner, d_ssm = self.d_inner(d_model), self.d_ssm_for(d_model)
+        if d_ssm > d_inner:
+            yield Problem(
+                ("d_ssm",), f"d_ssm must not exceed d_inner = expand * d_model = {d_inner}; given {d_ssm}",
+                depends=("expand",),
+            )
+        if d_ssm % self.headdim:
+            yield Problem(
+                ("headdim",), f"headdim must divide d_ssm = {d_ssm}; given {self.headdim}", depends=("d_ssm", "expand")
+            )
+        elif (d_ssm // self.headdim) % self.ngroups:
+            yield Problem(
+                ("ngroups",),
+                f"ngroups must divide the number of heads, d_ssm / headdim = {d_ssm // self.headdim}; "
+                f"given {self.ngroups}",
+                depends=("headdim", "d_ssm", "expand"),
+            )
+        if self.chunk_size & (self.chunk_size - 1):
+            yield Problem(("chunk_size",), f"chunk_size must be a power of two; given {self.chunk_size}")
+        if self.dt_limit[1] is not None and self.dt_limit[0] > self.dt_limit[1]:
+            yield Problem(("dt_limit",), f"dt_limit must be [low, high] with low <= high; given {list(self.dt_limit)}")
+        if self.A_init_range[0] > self.A_init_range[1]:
+            yield Problem(
+                ("A_init_range",), f"A_init_range must be [low, high] with low <= high; given {list(self.A_init_range)}"
+            )
+        if self.norm_before_gate and not self.rmsnorm:
+            yield Problem(
+                ("norm_before_gate",), "norm_before_gate: true needs rmsnorm: true, there is no norm to place",
+                depends=("rmsnorm",),
+            )
+
+
+class AttentionSpec(Spec):
+    """Softmax attention with any number of query heads per key-value head, rotary positions, windows and more.
+
+    State per sequence: 2 * num_heads_kv * head_dim numbers a token (at most `window` tokens when that is set).
+    Sources: arXiv 1706.03762 (attention), 2305.13245 (grouped heads), 2104.09864 (rotary).
+    """
+
+    type: Literal["attention"]
+    """Kind of the mixer."""
+    num_heads: PositiveInt
+    """Query heads."""
+    num_heads_kv: PositiveInt | None = None
+    """Key-value heads, a divisor of num_heads; null is num_heads (multi-head), 1 is multi-query."""
+    head_dim: PositiveInt | None = None
+    """Channels of one head; null is d_model / num_heads."""
+    mlp_dim: NonNegativeInt = 0
+    """Width of a gated MLP computed beside the attention (value and gate together), rounded up to 256; 0 is none."""
+    qkv_proj_bias: bool = True
+    """Whether in_proj has a bias."""
+    out_proj_bias: bool = True
+    """Whether out_proj has a bias."""
+    softmax_scale: PositiveFloat | None = None
+    """Factor on the scores; null is 1/sqrt(head_dim)."""
+    causal: bool = True
+    """Whether a token sees only itself and earlier tokens."""
+    d_conv: NonNegativeInt = 0
+    """Width of a causal depthwise convolution over queries, keys and values, in tokens; 0 is none."""
+    rotary_emb_dim: NonNegativeInt = 0
+    """Channels of each head that are rotated by position, even; 0 is no rotary embedding."""
+    rotary_emb_base: PositiveFloat = 10000.0
+    """Base of the rotary frequencies."""
+    rotary_emb_interleaved: bool = False
+    """Pairs of rotated channels: (2i, 2i+1) when true (GPT-J, Zonos transformer), (i, i+dim/2) when false (NeoX)."""
+    window: PositiveInt | None = None
+    """Sliding window: a token sees the last `window` tokens, itself included; null is no limit."""
+    qk_norm: Literal["none", "head", "full"] = "none"
+    """RMS normalisation of queries and keys before rotary: per head (Qwen3) or over all heads (OLMo 2)."""
+    logit_softcap: PositiveFloat | None = None
+    """Scores become cap * tanh(score / cap); null is no cap."""
+    sink: bool = False
+    """Whether each head has a learned logit that takes part in the softmax and carries no value (gpt-oss)."""
+    output_gate: Literal["none", "elementwise", "head"] = "none"
+    """Sigmoid gate on the attention's output, computed from the layer's input: one value per channel or per head."""
+
+    def kv_heads(self) -> int:
+        """Key-value heads, the default worked out."""
+        return self.num_heads if self.num_heads_kv is None else self.num_heads_kv
+
+    def head_dim_for(self, d_model: int) -> int:
+        """Channels of one head, the default worked out."""
+        return d_model // self.num_heads if self.head_dim is None else self.head_dim
+
+    def mlp_dim_rounded(self) -> int:
+        """Width of the parallel MLP (value and gate together), rounded up to a multiple of 256."""
+        return -(-self.mlp_dim // 256) * 256
+
+    def problems(self, d_model: int) -> Iterator[Problem]:
+        """Yields the rules between fields that this mixer breaks in a stack of width d_model."""
+        if self.num_heads % self.kv_heads():
+            yield Problem(
+                ("num_heads_kv",), f"num_heads_kv must divide num_heads = {self.num_heads}; given {self.num_heads_kv}",
+                depends=("num_heads",),
+            )
+        if self.head_dim is None and d_model % self.num_heads:
+            yield Problem(
+                ("num_heads",), f"num_heads must divide d_model = {d_model} when head_dim is not given; "
+                f"given {self.num_heads}", "set head_dim, or choose a divisor", depends=("head_dim",),
+            )
+        elif self.rotary_emb_dim > self.head_dim_for(d_model):
+            yield Problem(
+                ("rotary_emb_dim",),
+                f"rotary_emb_dim must be at most head_dim = {self.head_dim_for(d_model)}; given {self.rotary_emb_dim}",
+                depends=("head_dim", "num_heads"),
+            )
+        if self.rotary_emb_dim % 2:
+            yield Problem(("rotary_emb_dim",), f"rotary_emb_dim must be even; given {self.rotary_emb_dim}")
+
+
+MixerSpec = Annotated[Mamba1Spec | Mamba2Spec | AttentionSpec, Field(discriminator="type")]
+SsmSpec = Annotated[Mamba1Spec | Mamba2Spec, Field(discriminator="type")]

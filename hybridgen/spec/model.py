@@ -1,0 +1,85 @@
+"""The resolved form of a document: what the builder, the cost model, the importers and the pictures read."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field
+
+from hybridgen.spec.base import PositiveInt, Spec
+from hybridgen.spec.ends import HeadSpec, InputSpec
+from hybridgen.spec.mixers import MixerSpec
+from hybridgen.spec.parts import InitSpec, MlpSpec, NormSpec
+from hybridgen.spec.pattern import expand_pattern
+from hybridgen.spec.resolve import resolve
+
+NormPlacement = Literal["pre", "post", "sandwich"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=200)]
+
+
+class LayerSpec(Spec):
+    """One layer: a mixer, an MLP, or a mixer followed by an MLP, each on a residual branch of its own."""
+
+    mixer: MixerSpec | None = None
+    """What mixes tokens; null for a layer that is only an MLP."""
+    mlp: MlpSpec | None = None
+    """The feed-forward part behind the mixer; null for none."""
+
+
+class BackboneSpec(Spec):
+    """A stack of layers, written as named blocks and a pattern of their names."""
+
+    d_model: PositiveInt
+    """Width D of the residual stream."""
+    n_layer: Annotated[int, Field(ge=1, le=10_000)]
+    """Number of layers."""
+    blocks: dict[str, LayerSpec]
+    """The different layers of the stack, by name."""
+    pattern: str
+    """The order of the blocks: names, repeats and brackets, such as `(m*3 a)*5`."""
+    norm: NormSpec = NormSpec()
+    """Norm of every branch and of the end of the stack."""
+    norm_placement: NormPlacement = "pre"
+    """Norm before each branch (pre), on each branch's output (post, as OLMo 2), or both (sandwich)."""
+    residual_in_fp32: bool = True
+    """Whether the residual stream is kept in float32 when the weights are in a smaller type."""
+    init: InitSpec = InitSpec()
+    """How weights start."""
+
+    @cached_property
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """The stack as a flat list, one spec per layer, first layer first."""
+        return tuple(self.blocks[name] for name in expand_pattern(self.pattern))
+
+
+class ModelSpec(Spec):
+    """A whole model, checked and resolved. `ModelSpec.model_validate` takes any document, in short or long form."""
+
+    name: Name | None = None
+    """Name of the model: letters, digits, `.`, `_` and `-`."""
+    input: InputSpec
+    """What the model reads."""
+    backbone: BackboneSpec
+    """The stack of layers."""
+    head: HeadSpec
+    """What the model returns."""
+
+    @classmethod
+    def model_validate(cls, obj: Any, **_: Any) -> Self:
+        """Checks and resolves a document given as a dict.
+
+        Raises:
+            SpecError: With every fault of the document, if there is one.
+        """
+        if isinstance(obj, cls):
+            return obj
+        return cls.from_resolved(resolve(obj))
+
+    @classmethod
+    def from_resolved(cls, document: Mapping[str, Any]) -> Self:
+        """Makes the spec from what `resolve` returned."""
+        return super().model_validate(document)
+
+    def document(self) -> dict[str, Any]:
+        """Returns the resolved spec as plain data: a valid document in long form that resolves to itself."""
+        return self.model_dump(mode="json", exclude_none=False)

@@ -1,0 +1,53 @@
+"""The parts of a layer that are not mixers: MLP, norm, initialisation."""
+
+from typing import Literal
+
+from hybridgen.spec.activations import Activation
+from hybridgen.spec.base import PositiveFloat, PositiveInt, Spec
+
+
+class MlpSpec(Spec):
+    """Feed-forward part of a layer: fc2(value * act(gate)) when gated, fc2(act(fc1(x))) when plain.
+
+    Gated costs 3 * d_model * d_intermediate weights, plain 2. Source: arXiv 2002.05202 (GLU variants).
+    """
+
+    d_intermediate: PositiveInt
+    """Hidden width before rounding (for a gated MLP, the width of value and of gate each)."""
+    gated: bool = True
+    """Whether half of fc1's output gates the other half; its first half is the value, the second the gate."""
+    gate_activation: Activation = "silu"
+    """Activation of the gate, or of the hidden layer when not gated."""
+    bias: bool = False
+    """Whether fc1 and fc2 have biases."""
+    multiple_of: PositiveInt = 128
+    """The hidden width is rounded up to a multiple of this."""
+
+    def hidden(self) -> int:
+        """Hidden width after rounding."""
+        return -(-self.d_intermediate // self.multiple_of) * self.multiple_of
+
+
+class NormSpec(Spec):
+    """Normalisation in front of (or behind) each mixer and MLP, and at the end of the stack.
+
+    Sources: arXiv 1910.07467 (RMS), 1607.06450 (layer).
+    """
+
+    type: Literal["rms", "layer"] = "rms"
+    """RMS norm (a weight) or layer norm (a weight and a bias)."""
+    eps: PositiveFloat = 1e-5
+    """Added to the mean square (or variance) before the root."""
+    unit_offset: bool = False
+    """Whether the weight is stored as w and applied as 1 + w (Gemma)."""
+    final_bias: bool = False
+    """Whether the last norm of an rms stack has a bias, as in Zonos backbones built with rms_norm."""
+
+
+class InitSpec(Spec):
+    """How weights start."""
+
+    initializer_range: PositiveFloat = 0.02
+    """Standard deviation of the token embeddings."""
+    rescale_prenorm_residual: bool = True
+    """Whether each branch's last projection is divided by the root of the number of branches (GPT-2's scheme)."""
