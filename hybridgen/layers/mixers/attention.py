@@ -1,0 +1,151 @@
+"""Softmax attention with the parameter layout of mamba-ssm's MHA."""
+
+import math
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hybridgen.errors import UnsupportedError
+from hybridgen.layers.attention_core import attend, attend_explicit, same_sequence, visibility
+from hybridgen.layers.kv_cache import AttentionState
+from hybridgen.layers.linear import BranchOutput, DepthwiseConv1d, Linear
+from hybridgen.layers.mixers.base import Mixer, MixerState, plain_span
+from hybridgen.layers.norms import Norm
+from hybridgen.layers.rotary import apply_rotary
+from hybridgen.layers.span import Span
+from hybridgen.ops.causal_conv1d import causal_conv1d
+from hybridgen.ops.gated_activation import gated_activation
+from hybridgen.spec.mixers import AttentionSpec
+from hybridgen.spec.parts import NormSpec
+
+
+class Attention(Mixer):
+    """`out_proj([attention | value * silu(gate)])` with [q | k | v | value | gate] = in_proj(input).
+
+    The MLP part beside the attention exists with mlp_dim > 0. State per row: keys and values, (K, P) each, of every
+    token seen (of the last `window` tokens when there is a window).
+    """
+
+    def __init__(self, spec: AttentionSpec, d_model: int, norm: NormSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.is_causal = spec.causal
+        self.head_dim, self.kv_heads = spec.head_dim_for(d_model), spec.kv_heads()
+        self.scale = spec.softmax_scale or 1 / math.sqrt(self.head_dim)
+        q_dim, kv_dim = spec.num_heads * self.head_dim, self.kv_heads * self.head_dim
+        self.qkv_dim, self.mlp_dim = q_dim + 2 * kv_dim, spec.mlp_dim_rounded()
+        self.in_proj = Linear(d_model, self.qkv_dim + self.mlp_dim, bias=spec.qkv_proj_bias)
+        if spec.d_conv:
+            self.conv1d = DepthwiseConv1d(self.qkv_dim, spec.d_conv, bias=True)
+        if spec.qk_norm != "none":
+            full = spec.qk_norm == "full"
+            rms = NormSpec(type="rms", eps=norm.eps, unit_offset=norm.unit_offset)
+            self.q_norm = Norm(rms, q_dim if full else self.head_dim)
+            self.k_norm = Norm(rms, kv_dim if full else self.head_dim)
+        if spec.sink:
+            self.sinks = nn.Parameter(torch.empty(spec.num_heads))
+        if spec.output_gate != "none":
+            self.g_proj = Linear(d_model, q_dim if spec.output_gate == "elementwise" else spec.num_heads, bias=False)
+        self.out_proj = BranchOutput(q_dim + self.mlp_dim // 2, d_model, bias=spec.out_proj_bias)
+
+    def initial_value(self, name: str, generator: torch.Generator) -> Tensor:
+        """Returns the starting value of `sinks`: zeros, a sink as heavy as one key of score zero."""
+        return torch.zeros(self.spec.num_heads, device="cpu")
+
+    def init_state(self, batch_size: int, max_seqlen: int, dtype: torch.dtype, device: torch.device) -> AttentionState:
+        """Makes an empty key-value cache of max_seqlen tokens, or of `window` tokens if that is less.
+
+        Raises:
+            UnsupportedError: If the layer is not causal.
+        """
+        if not self.spec.causal:
+            raise UnsupportedError(
+                "a layer of non-causal attention (causal: false) has no decoding state: every later token changes "
+                "its earlier outputs; call the model on whole sequences, without a state"
+            )
+        shape = (batch_size, self.kv_heads, min(max_seqlen, self.spec.window or max_seqlen), self.head_dim)
+        conv = None
+        if self.spec.d_conv:
+            conv = torch.zeros(batch_size, self.qkv_dim, self.spec.d_conv - 1, dtype=dtype, device=device)
+        k, v = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+        return AttentionState(k, v, conv)
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], state: MixerState | None = None, span: Span | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """Mixes the tokens; see `Mixer.forward`."""
+        span = span or plain_span(x)
+        memory = cast(AttentionState | None, state)
+        qkv, mlp = self.in_proj(x).split((self.qkv_dim, self.mlp_dim), dim=-1)
+        if self.spec.d_conv:
+            qkv = self._convolve(qkv, memory, span)
+        q, k, v = self._heads(qkv, span)
+        y = self._attend(q, k, v, memory, span)
+        if self.spec.output_gate != "none":
+            gate = torch.sigmoid(self.g_proj(x)).unflatten(-1, (self.spec.num_heads, -1))
+            y = y * gate
+        y = y.flatten(-2)
+        if self.mlp_dim:
+            value, gate = mlp.chunk(2, dim=-1)
+            y = torch.cat((y, gated_activation(value, gate, "silu")), dim=-1)
+        return self.out_proj(y)
+
+    def _convolve(self, qkv: Float[Tensor, "B T C"], state: AttentionState | None, span: Span) -> Tensor:
+        before = None if state is None else state.conv
+        qkv, last = causal_conv1d(
+            qkv, self.conv1d.taps, self.conv1d.bias, "identity", initial_state=before, resets=span.resets()
+        )
+        if before is not None:
+            before.copy_(last.detach())
+        return qkv
+
+    def _heads(self, qkv: Float[Tensor, "B T C"], span: Span) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns q (B, T, H, P), k and v (B, T, K, P), normalised and rotated as configured."""
+        spec, kv_dim = self.spec, self.kv_heads * self.head_dim
+        q, k, v = qkv.split((self.qkv_dim - 2 * kv_dim, kv_dim, kv_dim), dim=-1)
+        if spec.qk_norm == "full":
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in (q, k, v))
+        if spec.qk_norm == "head":
+            q, k = self.q_norm(q), self.k_norm(k)
+        if spec.rotary_emb_dim:
+            wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+            cos, sin = span.rotary(spec.rotary_emb_dim, spec.rotary_emb_base, wide)
+            q = apply_rotary(q, cos, sin, spec.rotary_emb_interleaved)
+            k = apply_rotary(k, cos, sin, spec.rotary_emb_interleaved)
+        return q, k, v
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, state: AttentionState | None, span: Span
+    ) -> Float[Tensor, "B T H P"]:
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+        slots = span.slots()
+        keys = slots
+        if state is not None:
+            k, v, keys = state.extend(k, v, span.offset, self._is_ring(state))
+        mask, is_causal = self._mask(slots, keys, span)
+        spec = self.spec
+        if spec.logit_softcap is None and not spec.sink:
+            y = attend(q, k, v, mask, is_causal, self.scale)
+        else:
+            if is_causal:
+                mask = visibility(slots, keys, None, None)
+            y = attend_explicit(q, k, v, mask, self.scale, spec.logit_softcap, self.sinks if spec.sink else None)
+        return y.transpose(1, 2)
+
+    def _is_ring(self, state: AttentionState) -> bool:
+        return self.spec.window is not None and state.k.shape[2] == self.spec.window
+
+    def _mask(self, slots: Tensor, keys: Tensor, span: Span) -> tuple[Tensor | None, bool]:
+        """Returns the mask for fused attention, or None and whether the plain causal triangle applies."""
+        if not self.spec.causal:
+            return (None if span.starts is None else same_sequence(span.starts)), False
+        window = self.spec.window
+        if span.starts is None and (window is None or len(keys) <= window):
+            if len(slots) == 1:
+                return None, False
+            if len(slots) == len(keys):
+                return None, True
+        return visibility(slots, keys, span.starts, window), False

@@ -1,0 +1,60 @@
+"""What every mixer is: a map over tokens that can also be continued from a state."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hybridgen.layers.span import Span
+
+
+@dataclass
+class MixerState:
+    """What one mixer remembers of the tokens it has seen; the tensors are updated in place."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the buffers by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+    def reset(self) -> None:
+        """Forgets everything; the buffers keep their place in memory."""
+        for value in self.tensors().values():
+            value.zero_()
+
+
+class Mixer(nn.Module, ABC):
+    """A mixer over tokens. One call on T tokens equals any split of them into calls that hand on a state.
+
+    With a state the mixer reads what came before, and leaves in it what the next call needs. A state carries no
+    gradient from one call to the next.
+    """
+
+    is_causal: bool = True
+    """Whether later tokens leave earlier outputs as they are; only then does a state have a meaning."""
+
+    float32_parameters: frozenset[str] = frozenset()
+    """Own parameters that stay in float32 in models of a smaller dtype."""
+
+    @abstractmethod
+    def forward(
+        self, x: Float[Tensor, "B T D"], state: MixerState | None = None, span: Span | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """Mixes the tokens.
+
+        Args:
+            x: Layer input.
+            state: Made by `init_state`; advanced in place.
+            span: Where the tokens stand; None is a plain batch that begins at slot 0.
+        """
+
+    @abstractmethod
+    def init_state(self, batch_size: int, max_seqlen: int, dtype: torch.dtype, device: torch.device) -> MixerState:
+        """Makes an empty state for up to max_seqlen tokens per row; recurrent states ignore that bound."""
+
+
+def plain_span(x: Tensor) -> Span:
+    """Returns the span of a batch that begins at slot 0 and has neither padding nor packing."""
+    return Span(0, x.shape[1], x.device)

@@ -1,0 +1,59 @@
+"""Where the tokens of one call stand: which came before them, and where their sequences begin."""
+
+from collections.abc import Hashable
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from hybridgen.layers.rotary import rotary_table
+
+
+class Span:
+    """T consecutive slots of every row of a batch, and the slot at which each token's sequence begins.
+
+    A slot counts the tokens that a row has been given, padding included, from 0. One notion covers three cases: a plain
+    batch has no `starts`; in a packed row `starts` steps up at each boundary; a padding token is a sequence of
+    its own, of length one, so that nothing it holds reaches a real token.
+
+    Attributes:
+        offset: Slot of the first token of this call.
+        length: Number of tokens T in this call.
+        starts: (B, T) slot of the first token of each token's sequence, or None when all sequences begin at slot 0.
+        begins: Whether a sequence may begin inside this call; false when all its tokens continue what came before.
+    """
+
+    def __init__(
+        self,
+        offset: int,
+        length: int,
+        device: torch.device,
+        starts: Int[Tensor, "B T"] | None = None,
+        begins: bool = True,
+    ) -> None:
+        self.offset = offset
+        self.length = length
+        self.device = device
+        self.starts = starts
+        self.begins = begins and starts is not None
+        self._shared: dict[Hashable, tuple[Tensor, Tensor]] = {}
+
+    def slots(self) -> Int[Tensor, "T"]:
+        """Returns the slots of this call's tokens."""
+        return torch.arange(self.offset, self.offset + self.length, device=self.device)
+
+    def positions(self) -> Int[Tensor, "R T"]:
+        """Returns each token's position in its own sequence: one row when all rows agree, else one per batch row."""
+        slots = self.slots()[None]
+        return slots if self.starts is None else slots - self.starts
+
+    def resets(self) -> Bool[Tensor, "B T"] | None:
+        """Returns where a token begins a new sequence, or None when no token after slot 0 does."""
+        return self.starts == self.slots() if self.begins and self.starts is not None else None
+
+    def rotary(self, dim: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Returns the rotary table for this call's positions, made once for all layers that share its settings."""
+        key = (dim, base, dtype)
+        if key not in self._shared:
+            self._shared[key] = rotary_table(self.positions(), dim, base, dtype)
+        return self._shared[key]

@@ -1,0 +1,84 @@
+"""One layer of the stack: residual branches around a mixer and an MLP."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hybridgen.layers.mixers import make_mixer
+from hybridgen.layers.mixers.base import Mixer, MixerState
+from hybridgen.layers.mlp import Mlp
+from hybridgen.layers.norms import Norm, upcast
+from hybridgen.layers.span import Span
+from hybridgen.spec.model import BackboneSpec, LayerSpec
+
+
+def add_branch(branch: Float[Tensor, "B T D"], residual: Float[Tensor, "B T D"] | None) -> Float[Tensor, "B T D"]:
+    """Returns the residual stream with a branch added, in float32 (float64 for float64)."""
+    return upcast(branch) if residual is None else upcast(residual) + upcast(branch)
+
+
+class Block(nn.Module):
+    """`x += f(norm(x))` for the mixer and for the MLP, with the norm before (pre), behind (post) or on both sides.
+
+    As in mamba-ssm the last branch of a layer is handed on unadded beside the stream, so that the sum meets the next
+    norm in float32 before it is rounded to the stream's dtype.
+    """
+
+    def __init__(self, spec: LayerSpec, backbone: BackboneSpec) -> None:
+        super().__init__()
+        placement, d_model = backbone.norm_placement, backbone.d_model
+        self.mixer = None if spec.mixer is None else make_mixer(spec.mixer, d_model, backbone.norm)
+        self.mlp = None if spec.mlp is None else Mlp(spec.mlp, d_model)
+
+        def norm(wanted: bool) -> Norm | None:
+            return Norm(backbone.norm, d_model) if wanted else None
+
+        before, behind = placement != "post", placement != "pre"
+        self.norm = norm(before and self.mixer is not None)
+        self.post_norm = norm(behind and self.mixer is not None)
+        self.norm2 = norm(before and self.mlp is not None)
+        self.post_norm2 = norm(behind and self.mlp is not None)
+
+    def forward(
+        self,
+        branch: Float[Tensor, "B T D"],
+        residual: Float[Tensor, "B T D"] | None,
+        residual_dtype: torch.dtype,
+        state: MixerState | None,
+        span: Span,
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T D"] | None]:
+        """Runs the layer.
+
+        Args:
+            branch: Output of the last branch so far, not yet added; the embeddings in front of the first layer.
+            residual: The stream without it; None in front of the first layer.
+            residual_dtype: Dtype that the stream is stored in.
+            state: State of the mixer, advanced in place.
+            span: Where the tokens stand.
+        Returns:
+            The new last branch and the stream without it.
+        """
+        if self.mixer is not None:
+            x, residual = _enter(self.norm, branch, residual, residual_dtype)
+            branch = _leave(self.post_norm, self._mix(self.mixer, x, state, span))
+        if self.mlp is not None:
+            x, residual = _enter(self.norm2, branch, residual, residual_dtype)
+            branch = _leave(self.post_norm2, self.mlp(x))
+        return branch, residual
+
+    def _mix(self, mixer: Mixer, x: Tensor, state: MixerState | None, span: Span) -> Tensor:
+        mixed: Tensor = mixer(x, state, span)
+        return mixed
+
+
+def _enter(
+    norm: Norm | None, branch: Tensor, residual: Tensor | None, residual_dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    total = add_branch(branch, residual)
+    normed: Tensor = total.to(branch.dtype) if norm is None else norm(total)
+    return normed, total.to(residual_dtype)
+
+
+def _leave(norm: Norm | None, branch: Tensor) -> Tensor:
+    left: Tensor = branch if norm is None else norm(branch)
+    return left

@@ -1,0 +1,186 @@
+"""The whole model: input, backbone and head."""
+
+from typing import cast
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from hybridgen.errors import ShapeError
+from hybridgen.layers.linear import Embedding, Linear
+from hybridgen.layers.mixers.base import Mixer
+from hybridgen.model.backbone import Backbone
+from hybridgen.model.block import Block
+from hybridgen.model.state import DecodingState, plan_step
+from hybridgen.spec.ends import CodebooksHeadSpec, CodebooksInputSpec, LmHeadSpec, TokensInputSpec
+from hybridgen.spec.model import ModelSpec
+
+
+class HybridModel(nn.Module):
+    """A model built from a spec: hidden states, token ids or codes in; hidden states or logits out.
+
+    Attributes:
+        spec: The resolved spec that it was built from.
+        backbone: The stack; see `Backbone`.
+        embeddings: One table per codebook, if the model reads codes.
+        lm_head: The head of a language model.
+        heads: One head per codebook, if the model predicts codes.
+    """
+
+    base_model_prefix = "backbone"
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        d_model = spec.backbone.d_model
+        if isinstance(spec.input, CodebooksInputSpec):
+            codes, std = spec.input, spec.backbone.init.initializer_range
+            self.embeddings = nn.ModuleList(Embedding(codes.vocab_size, d_model, std) for _ in range(codes.n_codebooks))
+        self.backbone = Backbone(spec)
+        if isinstance(spec.head, LmHeadSpec):
+            self.lm_head = Linear(d_model, cast(TokensInputSpec, spec.input).padded_vocab_size(), bias=spec.head.bias)
+            self.tie_weights()
+        if isinstance(spec.head, CodebooksHeadSpec):
+            codes = cast(CodebooksInputSpec, spec.input)
+            vocab_size = spec.head.vocab_size or codes.vocab_size
+            self.heads = nn.ModuleList(Linear(d_model, vocab_size, bias=False) for _ in range(codes.n_codebooks))
+
+    def forward(
+        self,
+        x: Shaped[Tensor, "B T *rest"],
+        state: DecodingState | None = None,
+        *,
+        mask: Shaped[Tensor, "B T"] | None = None,
+        seq_idx: Shaped[Tensor, "B T"] | None = None,
+        num_last_tokens: int = 0,
+    ) -> Float[Tensor, "B L *out"]:
+        """Runs the model on T tokens of each row.
+
+        Args:
+            x: Token ids (B, T), codes (B, T, n_codebooks), or hidden states (B, T, D), as the spec's input says.
+            state: Made by `init_state`; the call continues it and advances it in place. Any T >= 0.
+            mask: Bool (B, T), false for padding; padding stands on the left of its row.
+            seq_idx: Integers (B, T), the number of the sequence that each token of a packed row belongs to; nothing
+                crosses a boundary, and positions begin again at each.
+            num_last_tokens: Only the last so many tokens get an output; 0 is all of them.
+
+        Returns:
+            Logits (B, T, V), one row of logits per codebook (B, T, n_codebooks, V), or hidden states (B, T, D).
+
+        Raises:
+            ShapeError: If the tensors do not fit the model, each other, or the state.
+        """
+        self._check_input(x)
+        step = plan_step((x.shape[0], x.shape[1]), x.device, state, mask, seq_idx)
+        hidden = self.backbone(self._embed(x), state, step.span)
+        if state is not None:
+            step.finish(state)
+        return self._apply_head(hidden[:, -num_last_tokens:] if num_last_tokens else hidden)
+
+    def init_state(self, batch_size: int, max_seqlen: int, dtype: torch.dtype | None = None) -> DecodingState:
+        """Makes an empty decoding state on the model's device.
+
+        Args:
+            batch_size: Rows.
+            max_seqlen: Tokens per row that the key-value caches must hold, padding included.
+            dtype: Dtype of keys, values and convolution states; None is the model's. SSM states are float32.
+
+        Raises:
+            UnsupportedError: If a layer is not causal.
+        """
+        device, dtype = self.device, dtype or self.dtype
+        layers = [
+            None if block.mixer is None else block.mixer.init_state(batch_size, max_seqlen, dtype, device)
+            for block in cast(list[Block], list(self.backbone.layers))
+        ]
+        return DecodingState(layers, batch_size, max_seqlen)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.backbone.norm_f.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights, apart from the few that stay in float32."""
+        return self.backbone.norm_f.weight.dtype
+
+    def tied_weights(self) -> dict[str, str]:
+        """Returns which names in the state dict are another parameter's: alias -> owner."""
+        is_tied = isinstance(self.spec.head, LmHeadSpec) and self.spec.head.tie_embeddings
+        return {"lm_head.weight": "backbone.embedding.weight"} if is_tied else {}
+
+    def tie_weights(self) -> None:
+        """Makes each alias of `tied_weights` the same parameter as its owner."""
+        for alias, owner in self.tied_weights().items():
+            module, _, name = alias.rpartition(".")
+            setattr(self.get_submodule(module), name, self.get_parameter(owner))
+
+    def parameter_dtypes(self, dtype: torch.dtype) -> dict[str, torch.dtype]:
+        """Returns the dtype of each parameter in a model of `dtype`: A_log, D and dt_bias are at least float32."""
+        dtypes = {name: dtype for name, _ in self.named_parameters(remove_duplicate=False)}
+        wide = torch.promote_types(dtype, torch.float32)
+        for prefix, module in self.named_modules():
+            if isinstance(module, Mixer):
+                dtypes |= {f"{prefix}.{name}": wide for name in module.float32_parameters}
+        return dtypes
+
+    def _embed(self, x: Tensor) -> Tensor:
+        if not isinstance(self.spec.input, CodebooksInputSpec):
+            return x
+        tables = list(self.embeddings)
+        total: Tensor = tables[0](x[..., 0])
+        for index, table in enumerate(tables[1:], start=1):
+            total = total + table(x[..., index])
+        return total
+
+    def _apply_head(self, hidden: Float[Tensor, "B T D"]) -> Tensor:
+        head = self.spec.head
+        if isinstance(head, CodebooksHeadSpec):
+            return torch.stack([each(hidden) for each in self.heads], dim=2)
+        if not isinstance(head, LmHeadSpec):
+            return hidden
+        logits: Tensor = self.lm_head(hidden)
+        if head.logit_scale != 1.0:
+            logits = logits * head.logit_scale
+        if head.logit_softcap is not None:
+            logits = head.logit_softcap * torch.tanh(logits / head.logit_softcap)
+        return logits
+
+    def _check_input(self, x: Tensor) -> None:
+        given = f"given {tuple(x.shape)} of {x.dtype}"
+        match self.spec.input:
+            case TokensInputSpec(vocab_size=_):
+                if x.ndim != 2 or x.is_floating_point():
+                    raise ShapeError(f"the input must be token ids of shape (B, T); {given}")
+                self._check_ids(x, self.spec.input.padded_vocab_size())
+            case CodebooksInputSpec(n_codebooks=count):
+                if x.ndim != 3 or x.is_floating_point() or x.shape[2] != count:
+                    raise ShapeError(
+                        f"the input must be codes of shape (B, T, n_codebooks = {count}); {given} "
+                        f"(codes of shape (B, n_codebooks, T) need `.transpose(1, 2)`)"
+                    )
+                self._check_ids(x, self.spec.input.vocab_size)
+            case _:
+                d_model = self.spec.backbone.d_model
+                if x.ndim != 3 or x.shape[2] != d_model or x.dtype != self.dtype:
+                    raise ShapeError(
+                        f"the input must be hidden states of shape (B, T, d_model = {d_model}) in {self.dtype}; {given}"
+                    )
+
+    def _check_ids(self, x: Tensor, size: int) -> None:
+        # On a GPU the embedding kernel itself asserts the range; reading it here would stall the device.
+        if x.device.type != "cpu" or not x.numel() or torch.compiler.is_compiling():
+            return
+        low, high = (int(bound) for bound in torch.aminmax(x))
+        if low < 0 or high >= size:
+            raise ShapeError(f"ids must be in 0 ... {size - 1}; given {low if low < 0 else high}")
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """Returns the model without its head: the module that `base_model_prefix` names, or the model itself.
+
+    Works on our models and on Hugging Face's alike.
+    """
+    core: nn.Module = getattr(model, getattr(model, "base_model_prefix", ""), model)
+    return core

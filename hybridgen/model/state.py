@@ -1,0 +1,193 @@
+"""Decoding state: what a model remembers of the tokens it has read."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from hybridgen.errors import ShapeError
+from hybridgen.layers.mixers.base import MixerState
+from hybridgen.layers.span import Span
+
+
+@dataclass
+class DecodingState:
+    """State of every layer of a model, for a batch. `model(x, state=state)` advances it in place.
+
+    Copying with `copy.deepcopy` branches a generation; `state_dict` and `load_state_dict` save and restore it.
+
+    Attributes:
+        layers: State of each layer's mixer; None for a layer without one.
+        batch_size: Rows B.
+        max_seqlen: Tokens per row that fit, padding included.
+        length: Tokens per row read so far, padding included.
+        starts: (B,) slot at which each row's current sequence begins; None means slot 0 in every row.
+        last_seq_idx: (B,) number of each row's current sequence in packed input; None without packing.
+        has_waiting_rows: Whether a row may have had nothing but padding so far, so that its first token is to come.
+    """
+
+    layers: list[MixerState | None]
+    batch_size: int
+    max_seqlen: int
+    length: int = 0
+    starts: Int[Tensor, "B"] | None = None
+    last_seq_idx: Int[Tensor, "B"] | None = None
+    has_waiting_rows: bool = False
+
+    def reset(self) -> None:
+        """Forgets everything read; the buffers are kept and can be used again."""
+        for layer in self.layers:
+            if layer is not None:
+                layer.reset()
+        self.length, self.starts, self.last_seq_idx, self.has_waiting_rows = 0, None, None, False
+
+    def nbytes(self) -> int:
+        """Returns the bytes that the layers' buffers take."""
+        tensors = [tensor for layer in self.layers if layer is not None for tensor in layer.tensors().values()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Returns everything as tensors by name, ready for safetensors; the layers' buffers are not copied."""
+        saved = {"length": torch.tensor(self.length)}
+        for name in ("starts", "last_seq_idx"):
+            value = getattr(self, name)
+            if value is not None:
+                saved[name] = value
+        for index, layer in enumerate(self.layers):
+            if layer is not None:
+                saved |= {f"layers.{index}.{name}": tensor for name, tensor in layer.tensors().items()}
+        return saved
+
+    def load_state_dict(self, saved: dict[str, Tensor]) -> None:
+        """Takes over what `state_dict` of a state of the same model, batch size and max_seqlen returned.
+
+        Raises:
+            ShapeError: If names or shapes differ.
+        """
+        own = {name: tensor for name, tensor in self.state_dict().items() if name.startswith("layers.")}
+        given = {name: tensor for name, tensor in saved.items() if name.startswith("layers.")}
+        wrong = sorted(own.keys() ^ given.keys()) or [n for n in own if own[n].shape != given[n].shape]
+        if wrong or "length" not in saved:
+            raise ShapeError(
+                f"this saved state belongs to another model, batch size or max_seqlen; it differs at "
+                f"{', '.join(wrong[:5]) or 'length'}"
+            )
+        for name, tensor in own.items():
+            tensor.copy_(given[name])
+        self.length = int(saved["length"])
+        self.starts, self.last_seq_idx = saved.get("starts"), saved.get("last_seq_idx")
+        self.has_waiting_rows = self.starts is not None and bool((self.starts == self.length).any())
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where the tokens of one call stand, and what the state has to remember of that when the call is over."""
+
+    span: Span
+    starts: Tensor | None = None
+    last_seq_idx: Tensor | None = None
+    has_waiting_rows: bool = False
+
+    def finish(self, state: DecodingState) -> None:
+        """Advances the state's bookkeeping by this call."""
+        state.length += self.span.length
+        state.has_waiting_rows = self.has_waiting_rows
+        state.starts, state.last_seq_idx = self.starts, self.last_seq_idx
+
+
+def plan_step(
+    shape: tuple[int, int],
+    device: torch.device,
+    state: DecodingState | None,
+    mask: Bool[Tensor, "B T"] | None,
+    seq_idx: Int[Tensor, "B T"] | None,
+) -> Step:
+    """Works out where the tokens of a call stand.
+
+    Args:
+        shape: Batch size B and number of tokens T.
+        device: Device of the call.
+        state: State that the call continues, if any.
+        mask: False for padding tokens, which must all stand before the real tokens of their row.
+        seq_idx: Number of the sequence that each token of a packed row belongs to.
+
+    Raises:
+        ShapeError: If the arguments do not fit each other or the state.
+    """
+    batch, length = shape
+    offset = 0 if state is None else state.length
+    if state is not None:
+        _check_state(state, batch, length)
+    if mask is not None and seq_idx is not None:
+        raise ShapeError("give mask (padding) or seq_idx (packing), not both; packed rows need no padding mask")
+    if seq_idx is not None:
+        _check_rows("seq_idx", seq_idx, shape)
+        return _packed(seq_idx, offset, state)
+    if mask is not None:
+        _check_rows("mask", mask, shape)
+        return _padded(mask.bool(), offset, state)
+    if state is None or state.starts is None:
+        return Step(Span(offset, length, device), None, None if state is None else state.last_seq_idx)
+    starts = state.starts[:, None].expand(batch, length)
+    span = Span(offset, length, device, starts, begins=state.has_waiting_rows)
+    return Step(span, state.starts, state.last_seq_idx, state.has_waiting_rows and length == 0)
+
+
+def _check_state(state: DecodingState, batch: int, length: int) -> None:
+    if state.batch_size != batch:
+        raise ShapeError(f"the state was made for batch_size {state.batch_size}; the input has {batch} rows")
+    if state.length + length > state.max_seqlen:
+        raise ShapeError(
+            f"the state holds max_seqlen = {state.max_seqlen} tokens and has read {state.length}; {length} more do not "
+            f"fit: call init_state with a larger max_seqlen"
+        )
+
+
+def _check_rows(name: str, given: Tensor, shape: tuple[int, int]) -> None:
+    if tuple(given.shape) != shape:
+        raise ShapeError(f"{name} must have the shape (B, T) = {shape} of the input; given {tuple(given.shape)}")
+
+
+def _padded(mask: Tensor, offset: int, state: DecodingState | None) -> Step:
+    batch, length = mask.shape
+    slots = torch.arange(offset, offset + length, device=mask.device)
+    before = None if state is None else state.starts
+    if before is None and offset:
+        before = torch.zeros(batch, dtype=torch.long, device=mask.device)
+    has_begun = torch.zeros(batch, dtype=torch.bool, device=mask.device) if before is None else before < offset
+    if not torch.compiler.is_compiling():
+        if bool(mask.all()) and before is None:
+            return Step(Span(offset, length, mask.device))
+        gaps = (mask[:, :-1] & ~mask[:, 1:]).any(dim=1) | (has_begun & ~mask.all(dim=1))
+        if bool(gaps.any()):
+            raise ShapeError(
+                f"padding must stand on the left, before the real tokens of its row; row {int(gaps.nonzero()[0, 0])} "
+                f"has padding after a real token (right padding needs no mask: causal layers never look at it)"
+            )
+    first = offset + (~mask).sum(dim=1)
+    starts = first if before is None else torch.where(has_begun, before, first)
+    # A padding token is a sequence of its own: it starts where it stands.
+    per_token = torch.where(mask, starts[:, None], slots)
+    waits = torch.compiler.is_compiling() or bool((starts == offset + length).any())
+    return Step(Span(offset, length, mask.device, per_token), starts, None, waits)
+
+
+def _packed(seq_idx: Tensor, offset: int, state: DecodingState | None) -> Step:
+    batch, length = seq_idx.shape
+    if state is not None and offset and state.last_seq_idx is None:
+        raise ShapeError("the state was started without seq_idx, so its sequence has no number to continue from")
+    if length == 0:
+        starts = None if state is None else state.starts
+        last = None if state is None else state.last_seq_idx
+        return Step(Span(offset, 0, seq_idx.device, seq_idx), starts, last)
+    slots = torch.arange(offset, offset + length, device=seq_idx.device)
+    begins = torch.ones(batch, length, dtype=torch.bool, device=seq_idx.device)
+    begins[:, 1:] = seq_idx[:, 1:] != seq_idx[:, :-1]
+    before = torch.full((batch,), offset, dtype=torch.long, device=seq_idx.device)
+    if state is not None and state.last_seq_idx is not None and state.starts is not None:
+        begins[:, 0] = seq_idx[:, 0] != state.last_seq_idx
+        before = state.starts
+    starts = torch.where(begins, slots, -1).cummax(dim=1).values
+    starts = torch.where(starts < 0, before[:, None], starts)
+    return Step(Span(offset, length, seq_idx.device, starts), starts[:, -1].clone(), seq_idx[:, -1].clone())
