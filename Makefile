@@ -1,0 +1,66 @@
+# `make` lists the targets. Every target that needs the environment makes it first, and does so only once.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO := demo-output/tiny-hybrid
+
+.DEFAULT_GOAL := help
+.PHONY: help setup format check check-format check-lint check-types check-spelling check-sizes \
+	test test-gpu bench docs demo clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed ## Create the environment and install everything (quick when it is there)
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (a few minutes the first time) ..."
+	@$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+format: setup ## Rewrite the sources in the project's format, and mend what ruff can mend
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+check: check-format check-lint check-types check-spelling check-sizes ## Check format, lint, types, spelling, file sizes; edits nothing
+
+check-format: setup
+	$(BIN)/ruff format --check .
+
+check-lint: setup
+	$(BIN)/ruff check .
+
+check-types: setup
+	$(BIN)/mypy
+
+check-spelling: setup
+	$(BIN)/codespell
+
+check-sizes: setup
+	$(BIN)/python scripts/check_file_sizes.py
+
+test: setup ## Run the tests; needs no GPU and no network
+	$(BIN)/python -m pytest
+
+test-gpu: ## Run the GPU tests and time the operations, on a machine with CUDA
+	bash scripts/gpu_check.sh
+
+bench: setup ## Measure time and memory of building, saving and loading the 1.6 B Zonos hybrid
+	$(BIN)/python scripts/bench_build.py
+
+docs: setup ## Write the generated files: the JSON Schema and the spec reference
+	$(BIN)/python scripts/make_docs.py
+
+demo: setup ## Build a shipped configuration, save it, load it again and generate from it
+	$(BIN)/hybridgen check configs/model/tiny-hybrid.yaml
+	$(BIN)/hybridgen build configs/model/tiny-hybrid.yaml -o $(DEMO)
+	$(BIN)/hybridgen show $(DEMO)/config.yaml
+	$(BIN)/hybridgen generate $(DEMO) --prompt-ids "1 2 3" --max-new-tokens 16 --seed 0
+	@echo && echo "The saved model lies in $(DEMO):" && ls -lh $(DEMO)
+
+clean: ## Remove the environment and everything else that these targets made
+	rm -rf $(VENV) demo-output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,36 @@
+"""Entry point of the `hybridgen` program: runs a command and turns every error a user can cause into words."""
+
+import os
+import sys
+
+from hybridgen.cli.app import app
+from hybridgen.errors import HybridgenError
+
+BAD_INPUT = 2
+BROKEN_PIPE = 1
+
+
+def main() -> None:
+    """Runs the program; exits with 0, 2 for bad input, 130 after Ctrl-C, 1 when its reader went away."""
+    try:
+        try:
+            app(prog_name="hybridgen")
+        finally:
+            sys.stdout.flush()
+    except HybridgenError as error:
+        print(error, file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit, which must not fail a second time.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BROKEN_PIPE)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        print(f"{place}{error.strerror or error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""Arguments and options that several commands share, so that they read and mean the same everywhere."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class DType(StrEnum):
+    """Number formats that weights can have."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float64 = "float64"
+
+
+File = Annotated[Path, typer.Argument(help="YAML document of a model.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Changes in Hydra's grammar, such as backbone.n_layer=24 or +backbone.attn.window=512."),
+]
+AllowEnv = Annotated[bool, typer.Option("--allow-env", help="Let ${oc.env:NAME} in the document read the environment.")]
+ModelDirectory = Annotated[Path, typer.Argument(help="Directory of a saved model.", show_default=False)]
+Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, ...")]
+Seed = Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Seed of the random numbers.")]

@@ -1,0 +1,94 @@
+"""`hybridgen build`: a document becomes a saved model."""
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hybridgen.cli.arguments import AllowEnv, Device, DType, File, Overrides
+from hybridgen.cli.layer_table import Size, human_bytes, print_model
+
+if TYPE_CHECKING:
+    from hybridgen.model.model import HybridModel
+    from hybridgen.spec import ModelSpec
+
+Progress = Callable[[int, int], None]
+
+
+def build(
+    file: File,
+    overrides: Overrides = None,
+    *,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Directory to save to; the model's name if not given.")
+    ] = None,
+    device: Device = "cpu",
+    dtype: Annotated[DType, typer.Option(help="Format of the weights.")] = DType.float32,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random weights.")] = 0,
+    max_shard_size: Annotated[str, typer.Option(help="Largest file of weights, such as 500MB or 5GB.")] = "5GB",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check, count parameters and bytes, and write nothing.")
+    ] = False,
+    allow_env: AllowEnv = False,
+) -> None:
+    """Build a model with random weights from a document and save it."""
+    from hybridgen.spec import load_spec
+
+    spec = load_spec(file, overrides or (), allow_env=allow_env)
+    if dry_run:
+        print_model(spec, _part_sizes(_meta_model(spec, dtype.value), dtype.value))
+        return
+    directory = output or Path(spec.name or file.stem)
+
+    from hybridgen.build import build as build_model
+    from hybridgen.checkpoint import save
+
+    begin = time.perf_counter()
+    with _progress_bar("building") as progress:
+        model = build_model(spec, device=device, dtype=dtype.value, seed=seed, progress=progress)
+    save(model, directory, max_shard_size=max_shard_size)
+    size = sum(_part_sizes(model, dtype.value).values(), Size(0, 0))
+    seconds = time.perf_counter() - begin
+    typer.echo(
+        f"{directory}: saved {size.parameters:,} parameters ({human_bytes(size.weight_bytes)}) in {seconds:.1f} s"
+    )
+
+
+def _meta_model(spec: "ModelSpec", dtype: str) -> "HybridModel":
+    from hybridgen.build import build as build_model
+
+    return build_model(spec, device="meta", dtype=dtype)
+
+
+def _part_sizes(model: "HybridModel", dtype: str) -> dict[str, Size]:
+    """Sizes of a model's layers, under their numbers, and of its other parts, under their names; tied weights once."""
+    import torch
+
+    dtypes = model.parameter_dtypes(getattr(torch, dtype))
+    sizes: dict[str, Size] = {}
+    for name, parameter in model.named_parameters():
+        layer = re.match(r"backbone\.layers\.(\d+)\.", name)
+        part = layer[1] if layer else name.removesuffix(".weight").removesuffix(".bias")
+        size = Size(parameter.numel(), parameter.numel() * dtypes[name].itemsize)
+        sizes[part] = sizes.get(part, Size(0, 0)) + size
+    return sizes
+
+
+@contextmanager
+def _progress_bar(what: str) -> Iterator[Progress | None]:
+    """Gives a callback that draws a bar on a terminal's stderr, or None when stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
