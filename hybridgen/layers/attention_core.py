@@ -12,8 +12,8 @@ _QUERY_BLOCK = 256
 
 
 def visibility(
-    queries: Int[Tensor, "T"],
-    keys: Int[Tensor, "S"],
+    queries: Int[Tensor, " T"],
+    keys: Int[Tensor, " S"],
     starts: Int[Tensor, "B T"] | None,
     window: int | None,
 ) -> Bool[Tensor, "R 1 T S"]:
@@ -71,7 +71,7 @@ def attend_explicit(
     mask: Bool[Tensor, "R 1 T S"] | None,
     scale: float,
     softcap: float | None,
-    sinks: Float[Tensor, "H"] | None,
+    sinks: Float[Tensor, " H"] | None,
 ) -> Float[Tensor, "B H T P"]:
     """Computes attention with the scores in hand, for options that fused attention does not have.
 

@@ -27,7 +27,7 @@ class AttentionState(MixerState):
 
     def extend(
         self, k: Float[Tensor, "B K T P"], v: Float[Tensor, "B K T P"], offset: int, is_ring: bool
-    ) -> tuple[Float[Tensor, "B K S P"], Float[Tensor, "B K S P"], Int[Tensor, "S"]]:
+    ) -> tuple[Float[Tensor, "B K S P"], Float[Tensor, "B K S P"], Int[Tensor, " S"]]:
         """Stores the keys and values of slots offset .. offset+T-1.
 
         Returns:

@@ -38,7 +38,7 @@ class Span:
         self.begins = begins and starts is not None
         self._shared: dict[Hashable, tuple[Tensor, Tensor]] = {}
 
-    def slots(self) -> Int[Tensor, "T"]:
+    def slots(self) -> Int[Tensor, " T"]:
         """Returns the slots of this call's tokens."""
         return torch.arange(self.offset, self.offset + self.length, device=self.device)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hybridgen.errors import HybridgenError, UnsupportedError
 from hybridgen.model.model import HybridModel
-from hybridgen.spec.ends import CodebooksHeadSpec, LmHeadSpec, TokensInputSpec
+from hybridgen.spec.ends import CodebooksHeadSpec, CodebooksInputSpec, LmHeadSpec, TokensInputSpec
 
 
 @dataclass(frozen=True)
@@ -184,8 +184,8 @@ def _usable_vocabulary(model: HybridModel) -> int:
     source, head = model.spec.input, model.spec.head
     if isinstance(head, LmHeadSpec) and isinstance(source, TokensInputSpec):
         return source.vocab_size
-    if isinstance(head, CodebooksHeadSpec):
-        return model.heads[0].weight.shape[0]  # type: ignore[union-attr, return-value]
+    if isinstance(head, CodebooksHeadSpec) and isinstance(source, CodebooksInputSpec):
+        return head.vocab_size or source.vocab_size
     raise UnsupportedError(
         f"generate needs a model with a head of type lm or codebooks; this one has head: {{type: {head.type}}}"
     )

@@ -31,8 +31,8 @@ class DecodingState:
     batch_size: int
     max_seqlen: int
     length: int = 0
-    starts: Int[Tensor, "B"] | None = None
-    last_seq_idx: Int[Tensor, "B"] | None = None
+    starts: Int[Tensor, " B"] | None = None
+    last_seq_idx: Int[Tensor, " B"] | None = None
     has_waiting_rows: bool = False
 
     def reset(self) -> None:

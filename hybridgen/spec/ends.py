@@ -22,7 +22,7 @@ class TokensInputSpec(Spec):
     vocab_size: PositiveInt
     """Number of different tokens."""
     pad_vocab_size_multiple: PositiveInt = 8
-    """Rows of the embedding (and of the head) are rounded up to a multiple of this; generation never picks the extra."""
+    """Rows of embedding and head are rounded up to a multiple of this; generation never picks the extra ones."""
     embed_scale: PositiveFloat = 1.0
     """Factor on the embeddings."""
 
