@@ -1,0 +1,147 @@
+"""Every shipped model resolves, builds on the meta device, and has the published number of parameters."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from hybridgen import build, load_spec
+from hybridgen.spec import ModelSpec
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+MODELS = sorted((ROOT / "configs" / "model").glob("*.yaml"))
+
+
+def mamba1_layer(d_model: int) -> int:
+    """Norm, in_proj, convolution, x_proj, dt_proj, A_log, D and out_proj of Mamba with its default sizes."""
+    inner, rank, state = 2 * d_model, math.ceil(d_model / 16), 16
+    conv, x_proj, dt_proj = 5 * inner, (rank + 2 * state) * inner, (rank + 1) * inner
+    return d_model + 2 * inner * d_model + conv + x_proj + dt_proj + inner * state + inner + inner * d_model
+
+
+def mamba2_layer(d_model: int, norm: int, state: int = 128, headdim: int = 64) -> int:
+    """Norm, in_proj, convolution, dt_bias, A_log, D, gated norm and out_proj of Mamba-2 with one group."""
+    inner = 2 * d_model
+    heads, conv = inner // headdim, inner + 2 * state
+    in_proj = (2 * inner + 2 * state + heads) * d_model
+    return norm + in_proj + 5 * conv + 3 * heads + inner + inner * d_model
+
+
+def attention(d_model: int, heads: int, heads_kv: int, head_dim: int) -> int:
+    """in_proj and out_proj without biases."""
+    return (heads + 2 * heads_kv) * head_dim * d_model + heads * head_dim * d_model
+
+
+def mamba1_lm(d_model: int, n_layer: int) -> int:
+    return 50280 * d_model + n_layer * mamba1_layer(d_model) + d_model
+
+
+def mamba2_lm(d_model: int, n_layer: int) -> int:
+    return 50288 * d_model + n_layer * mamba2_layer(d_model, d_model) + d_model
+
+
+def mamba2attn(d_model: int = 2560, n_layer: int = 64, n_attention: int = 6) -> int:
+    qkv = 3 * 30 * 128
+    attention_layer = d_model + attention(d_model, 30, 30, 128) + 5 * qkv
+    ssm_layers = (n_layer - n_attention) * mamba2_layer(d_model, d_model)
+    return 50288 * d_model + ssm_layers + n_attention * attention_layer + d_model
+
+
+def zonos_attention_layer(d_model: int = 2048) -> int:
+    return 2 * 2 * d_model + attention(d_model, 16, 4, 128) + 3 * d_model * 8192
+
+
+def zonos_hybrid(d_model: int = 2048) -> int:
+    return 34 * mamba2_layer(d_model, 2 * d_model) + 12 * zonos_attention_layer() + 2 * d_model
+
+
+def zonos_transformer(d_model: int = 2048) -> int:
+    return 26 * zonos_attention_layer() + 2 * d_model
+
+
+def llama_like(d_model: int = 2048) -> int:
+    layer = 2 * d_model + attention(d_model, 32, 4, 64) + 3 * d_model * 5632
+    return 2 * 32000 * d_model + 22 * layer + d_model
+
+
+def tiny_hybrid(d_model: int = 64) -> int:
+    attention_layer = 2 * d_model + attention(d_model, 4, 2, 16) + 3 * d_model * 256
+    return 1000 * d_model + 6 * mamba2_layer(d_model, d_model, state=32, headdim=16) + 2 * attention_layer + d_model
+
+
+PARAMETERS = {
+    "zonos-v0.1-hybrid": zonos_hybrid(),
+    "zonos-v0.1-transformer": zonos_transformer(),
+    "mamba-130m": mamba1_lm(768, 24),
+    "mamba-370m": mamba1_lm(1024, 48),
+    "mamba-790m": mamba1_lm(1536, 48),
+    "mamba-1.4b": mamba1_lm(2048, 48),
+    "mamba-2.8b": mamba1_lm(2560, 64),
+    "mamba2-130m": mamba2_lm(768, 24),
+    "mamba2-370m": mamba2_lm(1024, 48),
+    "mamba2-780m": mamba2_lm(1536, 48),
+    "mamba2-1.3b": mamba2_lm(2048, 48),
+    "mamba2-2.7b": mamba2_lm(2560, 64),
+    "mamba2attn-2.7b": mamba2attn(),
+    "llama-like-1b": llama_like(),
+    "tiny-hybrid": tiny_hybrid(),
+}
+# Counted on the upstream classes themselves, and on TinyLlama's published checkpoint.
+PUBLISHED = {
+    "zonos-v0.1-hybrid": 1_608_856_448,
+    "zonos-v0.1-transformer": 1_581_469_696,
+    "mamba-130m": 129_135_360,
+    "mamba-2.8b": 2_768_345_600,
+    "mamba2-130m": 128_989_632,
+    "mamba2-2.7b": 2_702_599_680,
+    "mamba2attn-2.7b": 2_697_590_880,
+    "llama-like-1b": 1_100_048_384,
+}
+
+
+def _stem(path: Path) -> str:
+    return path.stem
+
+
+@pytest.mark.parametrize("path", MODELS, ids=_stem)
+def test_parameter_count_is_the_published_one(path: Path) -> None:
+    model = build(load_spec(path), device="meta")
+    count = sum(parameter.numel() for parameter in model.parameters())
+    if path.stem != "tour":
+        assert count == PARAMETERS[path.stem]
+    assert count == PUBLISHED.get(path.stem, count)
+
+
+def test_every_model_but_the_tour_has_its_count() -> None:
+    assert {path.stem for path in MODELS} - {"tour"} == set(PARAMETERS)
+
+
+@pytest.mark.parametrize("path", MODELS, ids=_stem)
+def test_name_is_that_of_the_file(path: Path) -> None:
+    assert load_spec(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", MODELS, ids=_stem)
+def test_resolved_form_resolves_to_itself(path: Path) -> None:
+    document = load_spec(path).document()
+    assert ModelSpec.model_validate(document).document() == document
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=_stem)
+def test_file_opens_with_its_schema_and_a_comment(path: Path) -> None:
+    first, second, *_ = path.read_text(encoding="utf-8").splitlines()
+    schema = re.fullmatch(r"# yaml-language-server: \$schema=(\S+)", first)
+    assert schema is not None
+    assert (path.parent / schema[1]).resolve() == ROOT / "configs" / "hybridgen.schema.json"
+    assert second.startswith("# ")
+    assert second.endswith(".")
+
+
+def test_zonos_tracks_differ_in_the_layout_of_their_rotary_embedding() -> None:
+    hybrid, transformer = (
+        load_spec(ROOT / f"configs/model/zonos-v0.1-{track}.yaml") for track in ("hybrid", "transformer")
+    )
+    assert not hybrid.backbone.layers[0].mixer.rotary_emb_interleaved
+    assert transformer.backbone.layers[0].mixer.rotary_emb_interleaved
