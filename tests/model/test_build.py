@@ -1,0 +1,262 @@
+"""Building: starting values depend on seed and name alone; meta, dtypes, tying, shapes of calls."""
+
+import math
+
+import pytest
+import torch
+
+import hybridgen as hg
+from hybridgen.model.init import materialise
+from tests.helpers.mixer_cases import CASES, make
+
+TOKENS = {
+    "input": {"type": "tokens", "vocab_size": 61},
+    "backbone": {
+        "d_model": 64,
+        "n_layer": 4,
+        "attn_layer_idx": [1],
+        "ssm": {"type": "mamba2", "d_state": 16, "headdim": 16},
+        "attn": {"num_heads": 4},
+        "attn_mlp_d_intermediate": 128,
+    },
+    "head": {"type": "lm"},
+}
+
+
+def build(document, **kwargs):
+    return hg.build(hg.ModelSpec.model_validate(document), **kwargs)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_same_seed_same_bits_and_every_parameter_starts(case):
+    spec = hg.ModelSpec.model_validate(CASES[case])
+    first, again, other = hg.build(spec, seed=5), hg.build(spec, seed=5), hg.build(spec, seed=6)
+    for (name, a), b in zip(first.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b), name
+        assert a.isfinite().all(), name
+    assert any(not torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
+
+
+def test_values_depend_on_the_name_only():
+    longer = {**TOKENS, "backbone": {**TOKENS["backbone"], "n_layer": 6, "init": {"rescale_prenorm_residual": False}}}
+    shorter = {**TOKENS, "backbone": {**TOKENS["backbone"], "init": {"rescale_prenorm_residual": False}}}
+    a, b = build(shorter).state_dict(), build(longer).state_dict()
+    assert all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def test_meta_then_materialise_equals_build():
+    spec = hg.ModelSpec.model_validate(TOKENS)
+    model = hg.build(spec, device="meta", dtype="bfloat16")
+    assert all(parameter.is_meta for parameter in model.parameters())
+    calls = []
+    materialise(model, "cpu", torch.bfloat16, seed=3, progress=lambda done, total: calls.append((done, total)))
+    expected = hg.build(spec, dtype="bfloat16", seed=3)
+    for (name, a), b in zip(model.state_dict().items(), expected.state_dict().values(), strict=True):
+        assert a.dtype == b.dtype, name
+        assert torch.equal(a, b), name
+    assert model.lm_head.weight is model.backbone.embedding.weight
+    assert calls[-1][0] == calls[-1][1] == len(list(model.parameters()))
+
+
+def test_float32_islands():
+    model = build(TOKENS, dtype="bfloat16")
+    wide = {name.rpartition(".")[2] for name, p in model.named_parameters() if p.dtype == torch.float32}
+    assert wide == {"A_log", "D", "dt_bias"}
+    assert {p.dtype for p in build(TOKENS, dtype="float64").parameters()} == {torch.float64}
+    meta = build(TOKENS, device="meta", dtype="bfloat16")
+    assert [p.dtype for p in meta.parameters()] == [p.dtype for p in model.parameters()]
+
+
+def test_distributions():
+    model = build({**TOKENS, "backbone": {**TOKENS["backbone"], "d_model": 512}}, seed=1)
+    layer, attention = model.backbone.layers[0], model.backbone.layers[1]
+    assert model.backbone.embedding.weight.std() == pytest.approx(0.02, rel=0.02)
+    bound = 1 / math.sqrt(512)
+    weight = layer.mixer.in_proj.weight
+    assert weight.abs().max() <= bound
+    assert weight.std() == pytest.approx(bound / math.sqrt(3), rel=0.02)
+    # Five branches: four mixers and one MLP.
+    out = attention.mlp.fc2.weight
+    assert out.std() == pytest.approx(1 / math.sqrt(128) / math.sqrt(3) / math.sqrt(5), rel=0.02)
+    A = layer.mixer.A_log.exp()
+    assert A.min() >= 1
+    assert A.max() <= 16
+    dt = torch.nn.functional.softplus(layer.mixer.dt_bias)
+    assert dt.min() >= 0.000999
+    assert dt.max() <= 0.1001
+    assert not attention.mixer.in_proj.bias.any()
+
+
+def test_mamba1_starting_values():
+    ssm = {"type": "mamba1", "dt_rank": 4, "dt_min": 0.01, "dt_max": 0.02, "dt_init": "constant", "dt_scale": 2.0}
+    mixer = build({"backbone": {"d_model": 64, "n_layer": 1, "ssm": ssm}}).backbone.layers[0].mixer
+    torch.testing.assert_close(mixer.A_log.exp(), torch.arange(1.0, 17).expand(128, 16))
+    assert (mixer.D == 1).all()
+    assert (mixer.dt_proj.weight == 1.0).all()
+    dt = torch.nn.functional.softplus(mixer.dt_proj.bias)
+    assert dt.min() > 0.00999
+    assert dt.max() < 0.02001
+
+
+def test_tied_head_is_one_parameter():
+    tied = build(TOKENS)
+    assert tied.lm_head.weight is tied.backbone.embedding.weight
+    assert tied.tied_weights() == {"lm_head.weight": "backbone.embedding.weight"}
+    free = build({**TOKENS, "head": {"type": "lm", "tie_embeddings": False, "bias": True}})
+    assert free.tied_weights() == {}
+    extra = 64 * 64 + 64
+    count = sum(p.numel() for p in free.parameters()) - sum(p.numel() for p in tied.parameters())
+    assert count == extra
+
+
+def test_logits_scale_then_softcap():
+    plain = build(TOKENS)
+    capped = build({**TOKENS, "head": {"type": "lm", "logit_scale": 3.0, "logit_softcap": 0.5}})
+    ids = torch.arange(10)[None]
+    torch.testing.assert_close(capped(ids), 0.5 * torch.tanh(3.0 * plain(ids) / 0.5))
+
+
+def test_embed_scale():
+    scaled = build({**TOKENS, "input": {**TOKENS["input"], "embed_scale": 4.0}})
+    ids = torch.arange(10)[None]
+    hidden = build({"backbone": TOKENS["backbone"]})
+    torch.testing.assert_close(hg.base_model(scaled)(ids), hidden(4.0 * scaled.backbone.embedding(ids)))
+
+
+def test_last_tokens_only():
+    model = build(TOKENS)
+    ids = torch.arange(10)[None]
+    torch.testing.assert_close(model(ids, num_last_tokens=3), model(ids)[:, -3:])
+
+
+def test_residual_in_fp32_keeps_small_contributions():
+    document = {"backbone": {"d_model": 16, "blocks": {"f": {"mlp": {"d_intermediate": 128}}}, "pattern": "f*40"}}
+    errors = {}
+    for in_fp32 in (True, False):
+        document["backbone"]["residual_in_fp32"] = in_fp32
+        small = build(document, dtype="bfloat16")
+        exact = build(document, dtype="float64")
+        exact.load_state_dict({name: value.double() for name, value in small.state_dict().items()})
+        x = 30 * torch.randn(1, 50, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
+        errors[in_fp32] = (small(x).double() - exact(x.double())).abs().mean()
+    assert errors[True] < 0.7 * errors[False]
+
+
+def test_zonos_final_norm_is_rms_with_a_bias():
+    document = {"backbone": {**TOKENS["backbone"], "norm": {"type": "rms", "final_bias": True}}}
+    backbone = build(document).backbone
+    assert backbone.norm_f.bias is not None
+    assert backbone.layers[0].norm.bias is None
+    x = torch.randn(1, 4, 64)
+    before = backbone(x)
+    with torch.no_grad():
+        backbone.norm_f.bias.fill_(2.0)
+    torch.testing.assert_close(backbone(x), before + 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda m: m(torch.zeros(1, 4, 64)), "must be token ids of shape"),
+        (lambda m: m(torch.zeros(4, dtype=torch.long)), "must be token ids of shape"),
+        (lambda m: m(torch.full((1, 4), 64)), "ids must be in 0 ... 63; given 64"),
+        (lambda m: m(torch.full((1, 4), -1)), "given -1"),
+        (lambda m: m(torch.zeros(2, 4, dtype=torch.long), state=m.init_state(3, 8)), "batch_size 3; the input has 2"),
+        (lambda m: m(torch.zeros(1, 9, dtype=torch.long), state=m.init_state(1, 8)), "max_seqlen = 8"),
+        (
+            lambda m: m(torch.zeros(1, 2, dtype=torch.long), mask=torch.tensor([[True, False]])),
+            "padding must stand on the left",
+        ),
+        (
+            lambda m: m(torch.zeros(1, 2, dtype=torch.long), mask=torch.ones(1, 3, dtype=torch.bool)),
+            "mask must have the shape",
+        ),
+        (
+            lambda m: m(
+                torch.zeros(1, 1, dtype=torch.long),
+                mask=torch.ones(1, 1, dtype=torch.bool),
+                seq_idx=torch.zeros(1, 1, dtype=torch.long),
+            ),
+            "not both",
+        ),
+    ],
+)
+def test_calls_that_do_not_fit(call, words):
+    with pytest.raises(hg.ShapeError, match=words):
+        call(build(TOKENS))
+
+
+def test_wrong_hidden_states_and_codes():
+    model = build({"backbone": TOKENS["backbone"]})
+    with pytest.raises(hg.ShapeError, match="hidden states of shape"):
+        model(torch.zeros(1, 4, 63))
+    codes = build({**TOKENS, "input": {"type": "codebooks", "n_codebooks": 3, "vocab_size": 9}, "head": "codebooks"})
+    with pytest.raises(hg.ShapeError, match="transpose"):
+        codes(torch.zeros(1, 3, 7, dtype=torch.long))
+
+
+def test_padding_after_real_tokens_across_calls():
+    model = build(TOKENS)
+    state = model.init_state(2, 8)
+    ids = torch.zeros(2, 2, dtype=torch.long)
+    model(ids, state=state, mask=torch.tensor([[False, True], [True, True]]))
+    with pytest.raises(hg.ShapeError, match="row 0 has padding after a real token"):
+        model(ids, state=state, mask=torch.tensor([[False, True], [True, True]]))
+
+
+def test_non_causal_attention_sees_everything_and_has_no_state():
+    stack = {"d_model": 32, "n_layer": 1, "attn_layer_idx": "all", "attn": {"num_heads": 4, "causal": False}}
+    model = build({"backbone": stack}, dtype="float64")
+    x = torch.randn(2, 7, 32, dtype=torch.float64)
+    torch.testing.assert_close(model(x.flip(1)).flip(1), model(x))
+    changed = x.clone()
+    changed[:, -1] += 1
+    assert not torch.allclose(model(changed)[:, 0], model(x)[:, 0])
+    seq_idx = torch.tensor([[0, 0, 0, 1, 1, 1, 1]] * 2)
+    packed = torch.cat((model(x[:, :3]), model(x[:, 3:])), dim=1)
+    torch.testing.assert_close(model(x, seq_idx=seq_idx), packed)
+    with pytest.raises(hg.UnsupportedError, match="has no decoding state"):
+        model.init_state(1, 8)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"dtype": "float8"}, "dtype must be one of float32, bfloat16, float16, float64; given 'float8'"),
+        ({"dtype": torch.int32}, "given torch.int32"),
+        ({"device": "gpu"}, "device must be a name such as cpu, cuda"),
+        ({"device": "cuda:77"}, "is not there"),
+    ],
+)
+def test_unknown_device_and_dtype(kwargs, words):
+    with pytest.raises(hg.HybridgenError, match=words):
+        build(TOKENS, **kwargs)
+
+
+def test_base_model_of_anything():
+    model = build(TOKENS)
+    assert hg.base_model(model) is model.backbone
+    plain = torch.nn.Linear(2, 2)
+    assert hg.base_model(plain) is plain
+
+
+def test_window_bounds_the_cache():
+    case = make("attention-window")
+    state = case.init_state(1, 100)
+    assert state.layers[0].k.shape[2] == 5
+    assert state.nbytes() == 2 * 5 * 2 * 8 * 4
+
+
+def test_state_of_another_model_is_refused():
+    first, second = make("attention-grouped"), make("mamba1")
+    with pytest.raises(hg.ShapeError, match="belongs to another model"):
+        first.init_state(1, 8).load_state_dict(second.init_state(1, 8).state_dict())
+
+
+def test_gradients_flow_through_a_call_with_a_state():
+    model = make("hybrid-pre-rms", "float64")
+    x = torch.randn(1, 6, 32, dtype=torch.float64)
+    whole = torch.autograd.grad(model(x).sum(), list(model.parameters()))
+    with_state = torch.autograd.grad(model(x, state=model.init_state(1, 8)).sum(), list(model.parameters()))
+    for a, b in zip(with_state, whole, strict=True):
+        torch.testing.assert_close(a, b)
