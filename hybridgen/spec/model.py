@@ -2,20 +2,14 @@
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
-from pydantic import Field
-
-from hybridgen.spec.base import PositiveInt, Spec
+from hybridgen.spec.base import Spec
 from hybridgen.spec.ends import HeadSpec, InputSpec
 from hybridgen.spec.mixers import MixerSpec
-from hybridgen.spec.parts import InitSpec, MlpSpec, NormSpec
+from hybridgen.spec.parts import LayerCount, MlpSpec, Name, StackSettings
 from hybridgen.spec.pattern import expand_pattern
 from hybridgen.spec.resolve import resolve
-
-NormPlacement = Literal["pre", "post", "sandwich"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=200)]
-
 
 class LayerSpec(Spec):
     """One layer: a mixer, an MLP, or a mixer followed by an MLP, each on a residual branch of its own."""
@@ -26,25 +20,15 @@ class LayerSpec(Spec):
     """The feed-forward part behind the mixer; null for none."""
 
 
-class BackboneSpec(Spec):
+class BackboneSpec(StackSettings):
     """A stack of layers, written as named blocks and a pattern of their names."""
 
-    d_model: PositiveInt
-    """Width D of the residual stream."""
-    n_layer: Annotated[int, Field(ge=1, le=10_000)]
+    n_layer: LayerCount
     """Number of layers."""
     blocks: dict[str, LayerSpec]
     """The different layers of the stack, by name."""
     pattern: str
     """The order of the blocks: names, repeats and brackets, such as `(m*3 a)*5`."""
-    norm: NormSpec = NormSpec()
-    """Norm of every branch and of the end of the stack."""
-    norm_placement: NormPlacement = "pre"
-    """Norm before each branch (pre), on each branch's output (post, as OLMo 2), or both (sandwich)."""
-    residual_in_fp32: bool = True
-    """Whether the residual stream is kept in float32 when the weights are in a smaller type."""
-    init: InitSpec = InitSpec()
-    """How weights start."""
 
     @cached_property
     def layers(self) -> tuple[LayerSpec, ...]:

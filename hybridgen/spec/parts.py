@@ -1,6 +1,8 @@
-"""The parts of a layer that are not mixers: MLP, norm, initialisation."""
+"""The parts of a stack that are not mixers: MLP, norm, initialisation, and the settings that all layers share."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from hybridgen.spec.activations import Activation
 from hybridgen.spec.base import PositiveFloat, PositiveInt, Spec
@@ -51,3 +53,23 @@ class InitSpec(Spec):
     """Standard deviation of the token embeddings."""
     rescale_prenorm_residual: bool = True
     """Whether each branch's last projection is divided by the root of the number of branches (GPT-2's scheme)."""
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=200)]
+LayerCount = Annotated[int, Field(ge=1, le=10_000)]
+NormPlacement = Literal["pre", "post", "sandwich"]
+
+
+class StackSettings(Spec):
+    """What all layers of a stack share, however the stack is written."""
+
+    d_model: PositiveInt
+    """Width D of the residual stream."""
+    norm: NormSpec = NormSpec()
+    """Norm of every branch and of the end of the stack."""
+    norm_placement: NormPlacement = "pre"
+    """Norm before each branch (pre), on each branch's output (post, as OLMo 2), or both (sandwich)."""
+    residual_in_fp32: bool = True
+    """Whether the residual stream is kept in float32 when the weights are in a smaller type."""
+    init: InitSpec = InitSpec()
+    """How weights start."""
