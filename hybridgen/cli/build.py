@@ -15,7 +15,6 @@ from hybridgen.cli.layer_table import Size, human_bytes, print_model
 
 if TYPE_CHECKING:
     from hybridgen.model.model import HybridModel
-    from hybridgen.spec import ModelSpec
 
 Progress = Callable[[int, int], None]
 
@@ -39,49 +38,42 @@ def build(
     """Build a model with random weights from a document and save it."""
     from hybridgen.spec import load_spec
 
+    # A faulty document is reported before torch is loaded.
     spec = load_spec(file, overrides or (), allow_env=allow_env)
-    if dry_run:
-        print_model(spec, _part_sizes(_meta_model(spec, dtype.value), dtype.value))
-        return
-    directory = output or Path(spec.name or file.stem)
 
     from hybridgen.build import build as build_model
     from hybridgen.checkpoint import save
 
+    if dry_run:
+        print_model(spec, _part_sizes(build_model(spec, device="meta", dtype=dtype.value)))
+        return
+    directory = output or Path(spec.name or file.stem)
     begin = time.perf_counter()
     with _progress_bar("building") as progress:
         model = build_model(spec, device=device, dtype=dtype.value, seed=seed, progress=progress)
-    save(model, directory, max_shard_size=max_shard_size)
-    size = sum(_part_sizes(model, dtype.value).values(), Size(0, 0))
-    seconds = time.perf_counter() - begin
+    with _progress_bar("saving"):
+        save(model, directory, max_shard_size=max_shard_size)
+    size = sum(_part_sizes(model).values(), Size(0, 0))
     typer.echo(
-        f"{directory}: saved {size.parameters:,} parameters ({human_bytes(size.weight_bytes)}) in {seconds:.1f} s"
+        f"{directory}: saved {size.parameters:,} parameters ({human_bytes(size.weight_bytes)}) "
+        f"in {time.perf_counter() - begin:.1f} s"
     )
 
 
-def _meta_model(spec: "ModelSpec", dtype: str) -> "HybridModel":
-    from hybridgen.build import build as build_model
-
-    return build_model(spec, device="meta", dtype=dtype)
-
-
-def _part_sizes(model: "HybridModel", dtype: str) -> dict[str, Size]:
+def _part_sizes(model: "HybridModel") -> dict[str, Size]:
     """Sizes of a model's layers, under their numbers, and of its other parts, under their names; tied weights once."""
-    import torch
-
-    dtypes = model.parameter_dtypes(getattr(torch, dtype))
     sizes: dict[str, Size] = {}
     for name, parameter in model.named_parameters():
         layer = re.match(r"backbone\.layers\.(\d+)\.", name)
         part = layer[1] if layer else name.removesuffix(".weight").removesuffix(".bias")
-        size = Size(parameter.numel(), parameter.numel() * dtypes[name].itemsize)
+        size = Size(parameter.numel(), parameter.numel() * parameter.element_size())
         sizes[part] = sizes.get(part, Size(0, 0)) + size
     return sizes
 
 
 @contextmanager
 def _progress_bar(what: str) -> Iterator[Progress | None]:
-    """Gives a callback that draws a bar on a terminal's stderr, or None when stderr is no terminal."""
+    """Draws a bar on stderr and gives the callback that moves it; draws nothing when stderr is no terminal."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -1,0 +1,120 @@
+"""Runs the GPU tests and times every operator on every backend. Call it through scripts/gpu_check.sh."""
+
+import argparse
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hybridgen.errors import BackendUnavailableError
+from hybridgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
+from hybridgen.ops.selective_scan import selective_scan, selective_state_update
+from hybridgen.ops.ssd import ssd_scan, ssd_update
+
+BACKENDS = ("torch", "mamba_ssm")
+ROOT = Path(__file__).parent.parent
+
+
+def make_cases(device: str, rows: int, length: int, width: int) -> dict[str, Callable[[str], Any]]:
+    """Returns, by name, a call of each operator that takes the backend; inputs are bfloat16 as in training."""
+    heads, state = width // 64, 128
+
+    def numbers(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+        return torch.randn(*shape, device=device, dtype=dtype).requires_grad_()
+
+    x, dt = numbers(rows, length, width), numbers(rows, length, width)
+    weight, bias, skip = numbers(width, 4), numbers(width), numbers(width, dtype=torch.float32)
+    narrow, wide = numbers(rows, length, 1, 16), numbers(rows, length, 1, state)
+    decay1, decay2 = -torch.rand(width, 16, device=device), -torch.rand(heads, device=device)
+    by_head, dt_head = x.detach().view(rows, length, heads, 64).requires_grad_(), numbers(rows, length, heads)
+    conv_state = torch.zeros(rows, width, 3, device=device, dtype=torch.bfloat16)
+    scan_state = torch.zeros(rows, width, 16, device=device)
+    ssd_state = torch.zeros(rows, heads, 64, state, device=device)
+    return {
+        "causal_conv1d": lambda b: causal_conv1d(x, weight, bias, "silu", backend=b)[0],
+        "selective_scan": lambda b: selective_scan(x, dt, decay1, narrow, narrow, skip, x, backend=b)[0],
+        "ssd_scan": lambda b: ssd_scan(by_head, dt_head, decay2, wide, wide, backend=b)[0],
+        "causal_conv1d_update": lambda b: causal_conv1d_update(x[:, 0], conv_state, weight, bias, "silu", backend=b),
+        "selective_state_update": lambda b: selective_state_update(
+            scan_state, x[:, 0], dt[:, 0], decay1, narrow[:, 0], narrow[:, 0], skip, x[:, 0], backend=b
+        ),
+        "ssd_update": lambda b: ssd_update(
+            ssd_state, by_head[:, 0], dt_head[:, 0], decay2, wide[:, 0], wide[:, 0], backend=b
+        ),
+    }
+
+
+def seconds_per_call(call: Callable[[], Any], device: str, repeats: int = 10) -> float:
+    """Returns the median time of a call after three to warm up."""
+    times = []
+    for _ in range(repeats + 3):
+        begin = time.perf_counter()
+        call()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times[3:])
+
+
+def time_operator(call: Callable[[str], Tensor], backend: str, device: str, is_step: bool) -> dict[str, Any]:
+    """Times one operator forward and, unless it is a decoding step, forward and backward."""
+    try:
+        with torch.no_grad():
+            times = {"forward_ms": 1e3 * seconds_per_call(lambda: call(backend), device)}
+        if not is_step:
+            times["training_ms"] = 1e3 * seconds_per_call(lambda: call(backend).float().sum().backward(), device)
+    except BackendUnavailableError as error:
+        return {"unavailable": str(error)}
+    return times
+
+
+def time_operators(device: str, size: tuple[int, int, int]) -> list[dict[str, Any]]:
+    """Times every operator on every backend."""
+    return [
+        {"op": op, "backend": backend, "size": size, **time_operator(call, backend, device, op.endswith("update"))}
+        for op, call in make_cases(device, *size).items()
+        for backend in BACKENDS
+    ]
+
+
+def run_tests() -> dict[str, Any]:
+    """Runs the tests marked gpu; shapes are checked too where beartype is installed."""
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-rs", "tests/gpu"]
+    if importlib.util.find_spec("beartype") is None:
+        command += ["-o", "addopts=--strict-markers"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=420, check=False)
+    print(result.stdout[-6000:], result.stderr[-2000:])
+    return {"exit_status": result.returncode, "summary": result.stdout.strip().splitlines()[-1:]}
+
+
+def main() -> int:
+    """Runs everything; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("gpu-check.json"))
+    parser.add_argument("--device", default="cuda", help="cpu tries the script itself")
+    parser.add_argument("--size", type=int, nargs=3, default=(8, 2048, 4096), metavar=("ROWS", "LENGTH", "WIDTH"))
+    options = parser.parse_args()
+    if options.device != "cpu" and not torch.cuda.is_available():
+        print("gpu_check: PyTorch sees no CUDA device on this machine", file=sys.stderr)
+        return 1
+    tests = run_tests()
+    table = time_operators(options.device, tuple(options.size))
+    for row in table:
+        times = [f"{row[key]:9.3f} ms" if key in row else " " * 12 for key in ("forward_ms", "training_ms")]
+        print(f"{row['op']:24}{row['backend']:11}{times[0]}  {times[1]}  {row.get('unavailable', '')[:80]}")
+    name = torch.cuda.get_device_name() if options.device != "cpu" else "cpu"
+    report = {"device": name, "torch": torch.__version__, "tests": tests, "times": table}
+    options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return int(tests["exit_status"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
