@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hybridgen.build import build as build
+    from hybridgen.builder import build as build
     from hybridgen.checkpoint import load as load
     from hybridgen.checkpoint import save as save
     from hybridgen.errors import BackendUnavailableError as BackendUnavailableError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "build": "hybridgen.build",
+    "build": "hybridgen.builder",
     "load": "hybridgen.checkpoint",
     "save": "hybridgen.checkpoint",
     "BackendUnavailableError": "hybridgen.errors",
