@@ -1,0 +1,68 @@
+"""What the README shows is what happens."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+HYBRIDGEN = [sys.executable, "-m", "hybridgen.cli"]
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "config.yaml"
+    (text,) = _blocks("yaml")
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*HYBRIDGEN, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+def test_python_example_runs(config: Path) -> None:
+    (code,) = _blocks("python")
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert tuple(names["logits"].shape) == (1, 3, 1000)
+    assert tuple(names["ids"].shape) == (1, 11)
+
+
+def test_commands_run(config: Path) -> None:
+    (block,) = (block for block in _blocks("") if "hybridgen check" in block)
+    for line in block.splitlines():
+        program, *arguments = shlex.split(line, comments=True)
+        assert program == "hybridgen"
+        result = _run(*arguments)
+        assert result.returncode == 0, result.stderr
+
+
+def test_error_example_is_the_real_output(config: Path) -> None:
+    text = config.read_text(encoding="utf-8")
+    text = text.replace("num_heads_kv: 2", "num_heads_kv: 3").replace("headdim", "headdimm")
+    config.write_text(text, encoding="utf-8")
+    result = _run("check", "config.yaml")
+    (shown,) = _blocks("text")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr == shown
+
+
+def test_links_lead_somewhere() -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    assert targets
+    assert not [target for target in targets if not (ROOT / target).exists()]
