@@ -1,0 +1,117 @@
+"""The call of mamba-ssm's Mamba-1 kernels: what they can do, and in which layout they want it."""
+
+import torch
+from torch import Tensor
+
+from hybridgen.errors import UnsupportedError
+from hybridgen.ops.backends import kernel
+from hybridgen.ops.gated_activation import gated_activation
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def scan_refusal(
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    z: Tensor | None,
+    initial_state: Tensor | None,
+    resets: Tensor | None,
+) -> str | None:
+    """Why `selective_scan_fn` cannot do this call, or None if it can."""
+    dtypes = {t.dtype for t in (u, dt, B, C, z) if t is not None}
+    if u.dtype not in _DTYPES or len(dtypes) > 1:
+        names = ", ".join(sorted(str(dtype) for dtype in dtypes))
+        return f"it needs u, dt, B, C and z in one of float32, float16 and bfloat16, but was given {names}"
+    if initial_state is not None:
+        return "it has no initial state"
+    if resets is not None:
+        return "it has no packed sequences"
+    if A.shape[1] > 256:
+        return f"its state size N is at most 256, but A has {A.shape[1]}"
+    if u.numel() == 0:
+        return "it needs at least one token"
+    return None
+
+
+def selective_scan_kernel(
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    gate_activation: str,
+) -> tuple[Tensor, Tensor]:
+    """`selective_scan` through `selective_scan_fn`, which wants (B, D, T) and (B, G, N, T)."""
+    fused = z is not None and gate_activation == "silu"
+    y, final_state = kernel("selective_scan")(
+        u.mT,
+        dt.mT,
+        A.float(),
+        B.permute(0, 2, 3, 1),
+        C.permute(0, 2, 3, 1),
+        D=None if D is None else D.float(),
+        z=z.mT if z is not None and fused else None,
+        delta_bias=None if dt_bias is None else dt_bias.float(),
+        delta_softplus=True,
+        return_last_state=True,
+    )
+    if final_state.requires_grad:
+        final_state.register_hook(_refuse_gradient)
+    y = y.mT
+    return (y if z is None or fused else gated_activation(y, z, gate_activation)), final_state
+
+
+def _refuse_gradient(_: Tensor) -> Tensor:
+    raise UnsupportedError(
+        "selective_scan: mamba-ssm's kernel drops the gradient of the final state; use backend='torch', or detach it"
+    )
+
+
+def update_refusal(state: Tensor, u: Tensor, *others: Tensor | None) -> str | None:
+    """Why `selective_state_update` cannot do this call, or None if it can."""
+    if state.dtype == torch.float64 or u.dtype not in _DTYPES:
+        return f"it computes in float32, float16 and bfloat16, but u is {u.dtype} and state is {state.dtype}"
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (state, u, *others)):
+        return "it has no gradient; call it under torch.no_grad()"
+    if u.numel() == 0:
+        return "it needs at least one row"
+    return None
+
+
+def selective_state_update_kernel(
+    state: Tensor,
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    gate_activation: str,
+) -> Tensor:
+    """`selective_state_update` through the kernel of the same name, with each group of channels as one of its heads."""
+    heads = (B.shape[1], -1)
+    fused = z is not None and gate_activation == "silu"
+    # Up to 2.3.2 the kernel's wrapper fails where D or dt_bias is None, so absent ones are given as zeros.
+    zeros = A.new_zeros(A.shape[0], dtype=torch.float32)
+    y: Tensor = kernel("selective_state_update")(
+        state.unflatten(1, heads),
+        u.unflatten(1, heads),
+        dt.unflatten(1, heads),
+        A.float().unflatten(0, heads),
+        B,
+        C,
+        D=(zeros if D is None else D).unflatten(0, heads),
+        z=z.unflatten(1, heads) if z is not None and fused else None,
+        dt_bias=(zeros if dt_bias is None else dt_bias).unflatten(0, heads),
+        dt_softplus=True,
+    )
+    y = y.flatten(1)
+    return y if z is None or fused else gated_activation(y, z, gate_activation)

@@ -1,0 +1,65 @@
+"""Mamba-1's selective scan in plain PyTorch."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hybridgen.ops.gated_activation import gated_activation
+from hybridgen.ops.selective_scan.registration import selective_scan_op
+
+
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype of a scan's arithmetic and state: float64 for float64 inputs, else float32."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def selective_scan_plain(
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    gate_activation: str,
+    initial_state: Tensor | None,
+    resets: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """`selective_scan` for any shape, dtype and device."""
+    dtype = compute_dtype(u)
+    tensors = (u, dt, A, B, C, D, dt_bias, initial_state)
+    keep_states = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    y, final_state, _ = selective_scan_op(u, dt, A.to(dtype), B, C, D, dt_bias, initial_state, resets, keep_states)
+    if z is not None:
+        y = gated_activation(y, z.to(dtype), gate_activation)
+    return y.to(u.dtype), final_state
+
+
+def selective_state_update_plain(
+    state: Tensor,
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    gate_activation: str,
+) -> Tensor:
+    """`selective_state_update` for any shape, dtype and device."""
+    dtype = torch.promote_types(state.dtype, torch.float32)
+    x, rate = u.to(dtype), dt.to(dtype)
+    rate = F.softplus(rate if dt_bias is None else rate + dt_bias.to(dtype))
+    decay = torch.exp(rate[..., None] * A.to(dtype))
+    groups = (B.shape[1], -1)
+    update = (rate * x).unflatten(1, groups)[..., None] * B.to(dtype)[:, :, None, :]
+    new = torch.addcmul(update.flatten(1, 2), decay, state)
+    y = torch.matmul(new.unflatten(1, groups), C.to(dtype)[..., None]).flatten(1)
+    state.copy_(new)
+    if D is not None:
+        y = torch.addcmul(y, x, D.to(dtype))
+    if z is not None:
+        y = gated_activation(y, z.to(dtype), gate_activation)
+    return y.to(u.dtype)
