@@ -11,7 +11,7 @@ from hybridgen.errors import UnsupportedError
 from hybridgen.layers.attention_core import attend, attend_explicit, same_sequence, visibility
 from hybridgen.layers.kv_cache import AttentionState
 from hybridgen.layers.linear import BranchOutput, DepthwiseConv1d, Linear
-from hybridgen.layers.mixers.base import Mixer, MixerState, plain_span
+from hybridgen.layers.mixers.base import Mixer, MixerState, before, plain_span
 from hybridgen.layers.norms import Norm
 from hybridgen.layers.rotary import apply_rotary
 from hybridgen.layers.span import Span
@@ -93,12 +93,13 @@ class Attention(Mixer):
         return self.out_proj(y)
 
     def _convolve(self, qkv: Float[Tensor, "B T C"], state: AttentionState | None, span: Span) -> Tensor:
-        before = None if state is None else state.conv
+        memory = None if state is None else state.conv
+        earlier = None if memory is None else before(memory)
         qkv, last = causal_conv1d(
-            qkv, self.conv1d.taps, self.conv1d.bias, "identity", initial_state=before, resets=span.resets()
+            qkv, self.conv1d.taps, self.conv1d.bias, "identity", initial_state=earlier, resets=span.resets()
         )
-        if before is not None:
-            before.copy_(last.detach())
+        if memory is not None:
+            memory.copy_(last.detach())
         return qkv
 
     def _heads(self, qkv: Float[Tensor, "B T C"], span: Span) -> tuple[Tensor, Tensor, Tensor]:

@@ -55,6 +55,16 @@ class Mixer(nn.Module, ABC):
         """Makes an empty state for up to max_seqlen tokens per row; recurrent states ignore that bound."""
 
 
+def before(buffer: Tensor) -> Tensor:
+    """Returns a state's buffer as an input of this call: a copy if autograd may need it after it is overwritten."""
+    return buffer.clone() if torch.is_grad_enabled() else buffer
+
+
+def is_single_step(x: Tensor, state: MixerState | None, span: Span) -> bool:
+    """Tells whether a call can take the in-place path for one token, which autograd cannot follow."""
+    return state is not None and x.shape[1] == 1 and span.resets() is None and not torch.is_grad_enabled()
+
+
 def plain_span(x: Tensor) -> Span:
     """Returns the span of a batch that begins at slot 0 and has neither padding nor packing."""
     return Span(0, x.shape[1], x.device)

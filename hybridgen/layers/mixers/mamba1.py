@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hybridgen.layers.linear import BranchOutput, DepthwiseConv1d, Linear, uniform
-from hybridgen.layers.mixers.base import Mixer, MixerState, plain_span
+from hybridgen.layers.mixers.base import Mixer, MixerState, before, is_single_step, plain_span
 from hybridgen.layers.norms import upcast
 from hybridgen.layers.span import Span
 from hybridgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
@@ -130,15 +130,15 @@ class Mamba1(Mixer):
         span = span or plain_span(x)
         memory = cast(MambaState | None, state)
         values, z = self.in_proj(x).chunk(2, dim=-1)
-        resets = span.resets()
-        if memory is not None and x.shape[1] == 1 and resets is None:
+        if memory is not None and is_single_step(x, memory, span):
             return self.out_proj(self._step(values[:, 0], z[:, 0], memory)[:, None])
+        resets = span.resets()
         values, conv = causal_conv1d(
             values,
             self.conv1d.taps,
             self.conv1d.bias,
             self.spec.conv_activation,
-            initial_state=None if memory is None else memory.conv,
+            initial_state=None if memory is None else before(memory.conv),
             resets=resets,
         )
         dt, B, C = self._dt_b_c(values)
@@ -152,7 +152,7 @@ class Mamba1(Mixer):
             z,
             self.dt_proj.bias,
             gate_activation=self.spec.gate_activation,
-            initial_state=None if memory is None else memory.ssm,
+            initial_state=None if memory is None else before(memory.ssm),
             resets=resets,
         )
         if memory is not None:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hybridgen.layers.linear import BranchOutput, DepthwiseConv1d, Linear
-from hybridgen.layers.mixers.base import Mixer, MixerState, plain_span
+from hybridgen.layers.mixers.base import Mixer, MixerState, before, is_single_step, plain_span
 from hybridgen.layers.mixers.mamba1 import MambaState, initial_dt
 from hybridgen.layers.norms import GatedRmsNorm, upcast
 from hybridgen.layers.span import Span
@@ -69,11 +69,10 @@ class Mamba2(Mixer):
         memory = cast(MambaState | None, state)
         sizes = (self.d_mlp, self.d_mlp, self.d_ssm, self.d_ssm + 2 * self.d_bc, self.nheads)
         z0, x0, z, xbc, dt = self.in_proj(x).split(sizes, dim=-1)
-        resets = span.resets()
-        if memory is not None and x.shape[1] == 1 and resets is None:
+        if memory is not None and is_single_step(x, memory, span):
             y = self._step(xbc[:, 0], dt[:, 0], memory)[:, None]
         else:
-            y = self._scan(xbc, dt, memory, resets)
+            y = self._scan(xbc, dt, memory, span.resets())
         y = self.norm(y, z) if self.spec.rmsnorm else gated_activation(y, z, self.spec.gate_activation)
         if self.d_mlp:
             y = torch.cat((gated_activation(x0, z0, self.spec.gate_activation), y), dim=-1)
@@ -87,7 +86,7 @@ class Mamba2(Mixer):
             self.conv1d.taps,
             self.conv1d.bias,
             "silu",
-            initial_state=None if state is None else state.conv,
+            initial_state=None if state is None else before(state.conv),
             resets=resets,
         )
         x, B, C = self._heads(xbc)
@@ -101,7 +100,7 @@ class Mamba2(Mixer):
             self.dt_bias,
             dt_limit=self.spec.dt_limit,
             chunk_size=self.spec.chunk_size,
-            initial_state=None if state is None else state.ssm,
+            initial_state=None if state is None else before(state.ssm),
             resets=resets,
         )
         if state is not None:

@@ -1,0 +1,15 @@
+"""Settings of the whole test run."""
+
+import jaxtyping
+import pytest
+
+# jaxtyping's import hook reaches the checker as an attribute of `tests`, so it must be loaded before the package.
+import tests.helpers.shapes  # noqa: F401
+
+
+@pytest.fixture
+def no_shape_checks():
+    """Switches the shape checks off: torch.compile cannot trace them, and calls that must fail should reach our code."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
