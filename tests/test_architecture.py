@@ -19,10 +19,14 @@ ARROWS = {
     "layers": {"errors", "spec", "ops"},
     "model": {"errors", "spec", "ops", "layers"},
     "atomic": {"errors"},
-    "build": {"errors", "spec", "layers", "model"},
-    "checkpoint": {"errors", "atomic", "spec", "layers", "model", "build"},
-    "interop": {"errors", "atomic", "spec", "layers", "model", "build", "checkpoint"},
-    "cli": {"__init__", "errors", "spec", "ops", "layers", "model", "build", "checkpoint", "interop"},
+    "weight_files": {"errors"},
+    "weight_names": {"errors"},
+    "builder": {"errors", "spec", "layers", "model"},
+    "checkpoint": {"errors", "atomic", "weight_files", "weight_names", "spec", "layers", "model", "builder"},
+    "interop": {
+        "errors", "atomic", "weight_files", "weight_names", "spec", "layers", "model", "builder", "checkpoint"
+    },  # fmt: skip
+    "cli": {"__init__", "errors", "spec", "ops", "layers", "model", "builder", "checkpoint", "interop"},
 }
 PUBLIC_NAMES = "__init__"  # hybridgen/__init__.py imports any part, but only when a name is used
 OPTIONAL = {"transformers", "mamba_ssm", "causal_conv1d"}

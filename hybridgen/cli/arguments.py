@@ -16,6 +16,13 @@ class DType(StrEnum):
     float64 = "float64"
 
 
+class System(StrEnum):
+    """Systems whose models can be read and written."""
+
+    mamba_ssm = "mamba_ssm"
+    zonos = "zonos"
+
+
 File = Annotated[Path, typer.Argument(help="YAML document of a model.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
@@ -24,4 +31,4 @@ Overrides = Annotated[
 AllowEnv = Annotated[bool, typer.Option("--allow-env", help="Let ${oc.env:NAME} in the document read the environment.")]
 ModelDirectory = Annotated[Path, typer.Argument(help="Directory of a saved model.", show_default=False)]
 Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, ...")]
-Seed = Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Seed of the random numbers.")]
+MaxShardSize = Annotated[str, typer.Option(help="Largest file of weights, such as 500MB or 5GB.")]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hybridgen.cli.arguments import AllowEnv, Device, DType, File, Overrides
+from hybridgen.cli.arguments import AllowEnv, Device, DType, File, MaxShardSize, Overrides
 from hybridgen.cli.layer_table import Size, human_bytes, print_model
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def build(
     device: Device = "cpu",
     dtype: Annotated[DType, typer.Option(help="Format of the weights.")] = DType.float32,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random weights.")] = 0,
-    max_shard_size: Annotated[str, typer.Option(help="Largest file of weights, such as 500MB or 5GB.")] = "5GB",
+    max_shard_size: MaxShardSize = "5GB",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check, count parameters and bytes, and write nothing.")
     ] = False,
@@ -41,7 +41,7 @@ def build(
     # A faulty document is reported before torch is loaded.
     spec = load_spec(file, overrides or (), allow_env=allow_env)
 
-    from hybridgen.build import build as build_model
+    from hybridgen.builder import build as build_model
     from hybridgen.checkpoint import save
 
     if dry_run:

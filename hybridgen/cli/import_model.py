@@ -1,0 +1,34 @@
+"""`hybridgen import`: a directory of another system becomes a saved model."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hybridgen.cli.arguments import MaxShardSize, System
+from hybridgen.cli.layer_table import human_bytes
+
+
+def import_model(
+    directory: Annotated[Path, typer.Argument(help="Directory with config.json and weights.", show_default=False)],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Directory to save to.", show_default=False)],
+    system: Annotated[System | None, typer.Option("--from", help="Whose it is; found out if not given.")] = None,
+    max_shard_size: MaxShardSize = "5GB",
+) -> None:
+    """Import a directory of mamba-ssm or Zonos: its configuration and its weights."""
+    from hybridgen.interop.directory import UPSTREAM_OTHER, import_directory
+
+    done = import_directory(directory, output, system and system.value, max_shard_size)
+    typer.echo(
+        f"{output}: imported {done.parameters:,} parameters ({human_bytes(done.weight_bytes)}) from {done.system}"
+    )
+    if done.other:
+        typer.echo(f"{output / UPSTREAM_OTHER}: keeps what is no part of the model: {part_counts(done.other)}")
+
+
+def part_counts(names: Sequence[str]) -> str:
+    """Sums up names of weights by the part they belong to: `prefix_conditioner (36 weights), ...`."""
+    counts = Counter(name.split(".")[0] for name in names)
+    return ", ".join(f"{part} ({count} weight{'s' if count > 1 else ''})" for part, count in counts.items())

@@ -1,0 +1,87 @@
+"""`hybridgen build`."""
+
+from pathlib import Path
+
+import pytest
+
+import hybridgen as hg
+from hybridgen.cli.build import _progress_bar
+from tests.cli.conftest import CONFIGS, TINY, Program
+
+
+def test_saved_model_is_the_one_that_python_builds(hybridgen: Program, tmp_path: Path) -> None:
+    result = hybridgen("build", TINY, "-o", tmp_path / "out", "--seed", "5", "backbone.n_layer=4")
+    assert (result.status, result.err) == (0, "")
+    assert result.out.startswith(f"{tmp_path / 'out'}: saved ")
+    loaded = hg.load(tmp_path / "out").state_dict()
+    built = hg.build(hg.load_spec(TINY, overrides=["backbone.n_layer=4"]), seed=5).state_dict()
+    assert loaded.keys() == built.keys()
+    assert all((loaded[name] == built[name]).all() for name in built)
+
+
+def test_directory_is_named_after_the_model(
+    hybridgen: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert hybridgen("build", TINY).out.startswith("tiny-hybrid: saved 369,360 parameters (1.4 MiB) in ")
+    assert (tmp_path / "tiny-hybrid" / "config.yaml").is_file()
+
+
+def test_building_again_replaces_the_model(hybridgen: Program, saved: Path) -> None:
+    assert hybridgen("build", TINY, "-o", saved, "--dtype", "bfloat16").status == 0
+    assert str(hg.load(saved).dtype) == "torch.bfloat16"
+
+
+def test_files_of_others_are_not_overwritten(hybridgen: Program, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    result = hybridgen("build", TINY, "-o", tmp_path)
+    assert (result.status, result.out) == (2, "")
+    assert "config.json" in result.err
+    assert (tmp_path / "config.json").read_text() == "{}"
+
+
+def test_shards_are_no_larger_than_asked(hybridgen: Program, tmp_path: Path) -> None:
+    assert hybridgen("build", TINY, "-o", tmp_path / "out", "--max-shard-size", "300KB").status == 0
+    shards = list((tmp_path / "out").glob("model-*.safetensors"))
+    assert len(shards) > 3
+    assert max(shard.stat().st_size for shard in shards) < 320_000
+
+
+def test_dry_run_counts_and_writes_nothing(hybridgen: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = hybridgen("build", CONFIGS / "zonos-v0.1-hybrid.yaml", "--dry-run", "--dtype", "bfloat16")
+    assert (result.status, result.err) == (0, "")
+    assert result.out.splitlines()[-1].split() == ["total", "1,608,856,448", "3.0", "GiB"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_counts_tied_weights_once(hybridgen: Program) -> None:
+    lines = hybridgen("build", CONFIGS / "mamba2-130m.yaml", "--dry-run").out.splitlines()
+    assert lines[-1].split()[1] == "128,989,632"
+    assert not any("lm_head" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--device", "teapot"), "teapot"),
+        (("--device", "cuda:77"), "cuda:77"),
+        (("--max-shard-size", "huge"), "huge"),
+        (("backbone.d_model=0",), "d_model"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_options_are_worded(hybridgen: Program, tmp_path: Path, options: tuple[str, ...], words: str) -> None:
+    result = hybridgen("build", TINY, "-o", tmp_path / "out", *options)
+    assert (result.status, result.out) == (2, "")
+    assert words in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_progress_bar_moves_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    with _progress_bar("building") as progress:
+        assert progress is None
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with _progress_bar("building") as progress:
+        progress(5, 10)
+    assert "building" in capsys.readouterr().err
