@@ -1,7 +1,7 @@
 """References: `${a.b}` anywhere in a value stands for the value at that path of the document.
 
-They are evaluated here, on plain data, so that no resolver can run, whoever registered it, and so that neither circles nor
-doubling references can cost more than a bounded amount of work. The notation is OmegaConf's.
+They are evaluated here, on plain data, so that no resolver can run, whoever registered it, and so that neither circles
+nor doubling references can cost more than a bounded amount of work. The notation is OmegaConf's.
 """
 
 import difflib
@@ -22,7 +22,7 @@ MAX_NESTING = 8
 MAX_TEXT = 1_000_000
 """Characters that all references of a document may produce together."""
 
-_TOKEN = re.compile(r"(\\*)\$\{|(\\*)\}")
+_TOKEN = re.compile(r"(\\*)\$\{|\}")
 _PART = re.compile(r"\[([^\[\]]*)\]|([^.\[\]]+)|\.(?=[^.])")
 _RESOLVER = re.compile(r"\s*([A-Za-z_][\w.]*)\s*:")
 _ENVIRONMENT = re.compile(r"\s*oc\.env\s*:\s*([A-Za-z_]\w*)\s*(?:,(.*))?", re.DOTALL)
@@ -44,7 +44,7 @@ class _Leaf:
     template: _Template
 
 
-class _Fail(Exception):
+class _NoValueError(Exception):
     """A reference has no value. No message: the fault was already reported, at the leaf that this one refers to."""
 
     def __init__(self, message: str = "", suggestion: str | None = None) -> None:
@@ -53,7 +53,7 @@ class _Fail(Exception):
         self.suggestion = suggestion
 
 
-class _Wait(Exception):
+class _PendingError(Exception):
     """A reference needs other leaves first."""
 
     def __init__(self, leaves: list[_Leaf]) -> None:
@@ -90,13 +90,15 @@ def _cut(text: str) -> _Template:
         else:
             stack[-1].pieces.append(text[end : match.start()] + "\\" * (len(backslashes) // 2))
             if len(stack) > MAX_NESTING:
-                raise _Fail(f"references nest deeper than {MAX_NESTING} levels", "write the value out")
+                raise _NoValueError(f"references nest deeper than {MAX_NESTING} levels", "write the value out")
             inner = _Template()
             stack[-1].pieces.append(inner)
             stack.append(inner)
         end = match.end()
     if len(stack) > 1:
-        raise _Fail("a reference is not closed: there is a `${` without its `}`", "write `${name}`, or `\\${` for text")
+        raise _NoValueError(
+            "a reference is not closed: there is a `${` without its `}`", "write `${name}`, or `\\${` for text"
+        )
     top.pieces.append(text[end:])
     return top
 
@@ -115,18 +117,20 @@ class _Interpolation:
         for path, node in source_tree.walk(self.root):
             self.nodes += 1
             if node.value == "???":
-                self._report(path, node, _Fail("a value is missing: `???` must be filled in", "write the value here"))
+                self._report(
+                    path, node, _NoValueError("a value is missing: `???` must be filled in", "write the value here")
+                )
             elif isinstance(node.value, str) and "${" in node.value:
                 try:
                     self.pending[id(node)] = _Leaf(path, node, _cut(node.value))
-                except _Fail as fail:
+                except _NoValueError as fail:
                     self._report(path, node, fail)
         for leaf in list(self.pending.values()):
             self._settle(leaf)
         self.faults.sort(key=lambda fault: (fault.line or 0, fault.column or 0))
         return self.faults, list(self.broken.values())
 
-    def _report(self, path: YamlPath, node: Node, fail: _Fail) -> None:
+    def _report(self, path: YamlPath, node: Node, fail: _NoValueError) -> None:
         self.broken[id(node)] = path
         self.pending.pop(id(node), None)
         if fail.message:
@@ -143,14 +147,16 @@ class _Interpolation:
                 continue
             try:
                 value = self._reference(leaf.template, leaf)
-            except _Wait as wait:
+            except _PendingError as wait:
                 waiting[id(leaf.node)] = None
                 circle = next((other for other in wait.leaves if id(other.node) in waiting), None)
                 if circle is None:
                     stack.extend(wait.leaves)
                     continue
-                self._report(leaf.path, leaf.node, _Fail(self._circle(circle, leaf, waiting), "write one value out"))
-            except _Fail as fail:
+                self._report(
+                    leaf.path, leaf.node, _NoValueError(self._circle(circle, leaf, waiting), "write one value out")
+                )
+            except _NoValueError as fail:
                 self._report(leaf.path, leaf.node, fail)
             else:
                 leaf.node.value = value
@@ -182,19 +188,21 @@ class _Interpolation:
                 continue
             try:
                 parts.append(self._as_text(self._value(piece, leaf), piece))
-            except _Wait as wait:
+            except _PendingError as wait:
                 waits.extend(wait.leaves)
         if waits:
-            raise _Wait(waits)
+            raise _PendingError(waits)
         self.characters += sum(len(part) for part in parts)
         if self.characters > MAX_TEXT:
-            raise _Fail(f"with its references expanded the document has more than {MAX_TEXT:,} characters")
+            raise _NoValueError(f"with its references expanded the document has more than {MAX_TEXT:,} characters")
         return "".join(parts)
 
     def _as_text(self, value: "Scalar | dict[str, Node] | list[Node]", reference: _Template) -> str:
         if isinstance(value, list | dict):
             kind = "a list" if isinstance(value, list) else "a mapping"
-            raise _Fail(f"`{_show(reference)}` is {kind} and cannot stand inside a text", "refer to one of its parts")
+            raise _NoValueError(
+                f"`{_show(reference)}` is {kind} and cannot stand inside a text", "refer to one of its parts"
+            )
         return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
     def _value(self, reference: _Template, leaf: _Leaf) -> "Scalar | dict[str, Node] | list[Node]":
@@ -214,16 +222,16 @@ class _Interpolation:
             fix = (
                 "write `${oc.env:NAME}`" if name == "oc.env" else "write the value, or refer to a field as in `${a.b}`"
             )
-            raise _Fail(f"the resolver `{_show(reference)}` is {what}: a spec is data and runs nothing", fix)
+            raise _NoValueError(f"the resolver `{_show(reference)}` is {what}: a spec is data and runs nothing", fix)
         if not self.allow_env:
             message = f"`{_show(reference)}` would read the environment, which is off"
-            raise _Fail(message, "write the value, or load with allow_env=True")
+            raise _NoValueError(message, "write the value, or load with allow_env=True")
         variable, default = match.groups()
         if variable in os.environ:
             return os.environ[variable]
         if default is None:
             fix = f"set it, or give a default: `${{oc.env:{variable},default}}`"
-            raise _Fail(f"the environment variable {variable} is not set", fix)
+            raise _NoValueError(f"the environment variable {variable} is not set", fix)
         default = default.strip()
         if len(default) > 1 and default[0] == default[-1] and default[0] in "'\"":
             return default[1:-1]
@@ -239,7 +247,7 @@ class _Interpolation:
             or dots > len(leaf.path)
             or "".join(m.group() for m in _PART.finditer(name[dots:])) != name[dots:]
         ):
-            raise _Fail(f"`{_show(reference)}` is no reference", "write a path, such as `${backbone.d_model}`")
+            raise _NoValueError(f"`{_show(reference)}` is no reference", "write a path, such as `${backbone.d_model}`")
         node = self.root
         for part in start:
             node = source_tree.step(node, part) or node
@@ -251,18 +259,18 @@ class _Interpolation:
 
     def _child(self, node: Node, part: str, leaf: _Leaf, reference: _Template) -> Node:
         if id(node) in self.pending:
-            raise _Wait([self.pending[id(node)]])
+            raise _PendingError([self.pending[id(node)]])
         if id(node) in self.broken:
-            raise _Fail
+            raise _NoValueError
         index = int(part) if isinstance(node.value, list) and re.fullmatch(r"-?\d{1,6}", part) else part
         child = source_tree.step(node, index)
         if child is not None:
             return child
         message = f"`{_show(reference)}` refers to nothing: there is no `{part[:80]}`"
         if isinstance(node.value, list):
-            raise _Fail(f"{message} in a list of {len(node.value)}", "count from 0")
+            raise _NoValueError(f"{message} in a list of {len(node.value)}", "count from 0")
         names = list(node.value) if isinstance(node.value, dict) else []
-        raise _Fail(message, self._nearest(part, names))
+        raise _NoValueError(message, self._nearest(part, names))
 
     def _nearest(self, part: str, names: list[str]) -> str:
         near = difflib.get_close_matches(part[:80], names[:1000], 1)
@@ -280,17 +288,17 @@ class _Interpolation:
         for node in self._unsettled(target):
             if node is leaf.node and not isinstance(target.value, str):
                 message = f"`${{{inside}}}` stands inside the value that it refers to"
-                raise _Fail(message, "refer to a value outside")
+                raise _NoValueError(message, "refer to a value outside")
             if id(node) in self.broken:
-                raise _Fail
+                raise _NoValueError
             if id(node) in self.pending:
                 waits.append(self.pending[id(node)])
         if waits:
-            raise _Wait(waits)
+            raise _PendingError(waits)
         self.settled.add(id(target))
         self.nodes += source_tree.count(target, MAX_NODES - self.nodes)
         if self.nodes > MAX_NODES:
-            raise _Fail(f"with its references expanded the document has more than {MAX_NODES:,} values")
+            raise _NoValueError(f"with its references expanded the document has more than {MAX_NODES:,} values")
         return source_tree.copy(target).value
 
     def _unsettled(self, target: Node) -> Iterator[Node]:
@@ -302,7 +310,7 @@ class _Interpolation:
                 continue
             self.visits += 1
             if self.visits > 20 * MAX_NODES:
-                raise _Fail("the references of this document refer to too much", "write some values out")
+                raise _NoValueError("the references of this document refer to too much", "write some values out")
             yield node
             stack.extend(child for _, child in source_tree.children(node))
 

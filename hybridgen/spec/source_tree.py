@@ -92,15 +92,19 @@ def plain(root: Node) -> Any:
 
 def from_plain(data: Any, place: Place) -> Node:
     """The tree of plain data whose every part was written at one place, such as an override."""
-    root = Node(data, place, place)
-    stack = [root]
+    root = Node(None, place, place)
+    stack = [(root, data)]
     while stack:
-        node = stack.pop()
-        if isinstance(node.value, dict):
-            node.value = {k: Node(v, place, place) for k, v in node.value.items()}
-        elif isinstance(node.value, list):
-            node.value = [Node(v, place) for v in node.value]
-        stack.extend(child for _, child in children(node))
+        node, content = stack.pop()
+        if isinstance(content, dict):
+            made = {key: Node(None, place, place) for key in content}
+            node.value = made
+            stack.extend((made[key], inner) for key, inner in content.items())
+        elif isinstance(content, list):
+            node.value = elements = [Node(None, place) for _ in content]
+            stack.extend(zip(elements, content, strict=True))
+        else:
+            node.value = content
     return root
 
 
@@ -113,12 +117,32 @@ def step(node: Node, part: str | int) -> Node | None:
     return None
 
 
+def put(node: Node, part: str | int, child: Node) -> None:
+    """Sets a key of a mapping, or an element that a list already has."""
+    if isinstance(node.value, dict) and isinstance(part, str):
+        node.value[part] = child
+    elif isinstance(node.value, list) and isinstance(part, int):
+        child.key_place = None
+        node.value[part] = child
+
+
+def drop(node: Node, part: str | int) -> None:
+    """Deletes a key of a mapping or an element of a list that is there."""
+    holder: Any = node.value
+    del holder[part]
+
+
 def find(root: Node, path: YamlPath) -> Node | None:
     """The node at a path, if it is there."""
     node: Node | None = root
     for part in path:
         node = step(node, part) if node else None
     return node
+
+
+def too_deep(root: Node) -> YamlPath | None:
+    """The path of the first value that nests deeper than allowed."""
+    return next((path for path, _ in walk(root) if len(path) > MAX_DEPTH), None)
 
 
 def locate(root: Node, path: YamlPath, key: bool = False) -> Place:

@@ -80,7 +80,7 @@ def _read_events(text: str, lines: list[str], name: str) -> tuple[list[Any], lis
         for event in yaml.parse(text, Loader=_LOADER):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             documents += isinstance(event, yaml.DocumentStartEvent)
-            fault = None
+            fault: tuple[str, str | None] | None = None
             if depth > MAX_DEPTH:
                 fault = "lists and mappings nest deeper than 64 levels", "a model needs about 8"
             elif len(events) > 2 * MAX_NODES:
@@ -163,10 +163,11 @@ class _TreeBuilder:
             self._close()
         elif isinstance(event, yaml.NodeEvent):
             place = _place(event, self._lines, self._name)
-            if getattr(event, "tag", None) is not None:
-                self._fault(place, f"tags are refused, given `{_tag_text(event.tag)}`", "write the plain value")
+            tag = getattr(event, "tag", None)
+            if tag is not None:
+                self._fault(place, f"tags are refused, given `{_tag_text(tag)}`", "write the plain value")
             if isinstance(event, yaml.AliasEvent):
-                self._add(self._alias(event.anchor, place), place)
+                self._add(self._alias(str(event.anchor), place), place)
             elif isinstance(event, yaml.ScalarEvent):
                 self._scalar(event, place)
             else:

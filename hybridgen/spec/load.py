@@ -1,0 +1,149 @@
+"""From a file and overrides to a plain document, and on to a spec: the one way in for what a user writes."""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hybridgen.errors import Fault, SpecError
+from hybridgen.spec import source_tree
+from hybridgen.spec.interpolation import interpolate
+from hybridgen.spec.model import ModelSpec
+from hybridgen.spec.overrides import Override, apply_overrides, parse_overrides
+from hybridgen.spec.places import Place, YamlPath, path_text
+from hybridgen.spec.resolve import resolve
+from hybridgen.spec.source_tree import MAX_DEPTH, Node
+from hybridgen.spec.text_file import read_text
+from hybridgen.spec.yaml_text import fault_at, parse_yaml
+
+
+@dataclass(frozen=True)
+class LoadedDocument:
+    """A document as plain data, with references and overrides applied.
+
+    Attributes:
+        data: Dicts, lists, strings, numbers, booleans and None.
+        root: The same as a tree with places.
+    """
+
+    data: dict[str, Any]
+    root: Node = field(repr=False)
+
+    def locate(self, path: YamlPath, key: bool = False) -> Place:
+        """Where a value was written, or with `key` its key; for what is not there, its nearest ancestor's place."""
+        return source_tree.locate(self.root, path, key)
+
+
+@dataclass
+class _Draft:
+    """A document on its way, with what is wrong with it so far."""
+
+    root: Node | None
+    faults: list[Fault]
+    broken: list[YamlPath] = field(default_factory=list)
+
+
+def load_document(
+    path: str | os.PathLike[str], overrides: Sequence[str] = (), allow_env: bool = False
+) -> LoadedDocument:
+    """Reads a YAML or JSON file into plain data: composes its `defaults:`, applies overrides, evaluates references.
+
+    Args:
+        overrides: Changes in Hydra's grammar, such as `backbone.n_layer=24`.
+        allow_env: Whether `${oc.env:NAME}` may read the environment.
+
+    Raises:
+        SpecError: With every fault that could be found.
+    """
+    return _finished(_read(path, overrides, allow_env))
+
+
+def load_text(text: str, name: str = "<text>", overrides: Sequence[str] = ()) -> LoadedDocument:
+    """Like `load_document`, for text that is at hand; it cannot have a `defaults:` list.
+
+    Args:
+        name: What faults give as the file.
+    """
+    parsed = parse_yaml(text, name)
+    return _finished(_change(_Draft(*parsed), *parse_overrides(overrides), allow_env=False))
+
+
+def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = (), allow_env: bool = False) -> ModelSpec:
+    """Reads, checks and resolves a model file.
+
+    Args:
+        overrides: Changes in Hydra's grammar, such as `backbone.n_layer=24`.
+        allow_env: Whether `${oc.env:NAME}` may read the environment.
+
+    Raises:
+        SpecError: With every fault of the file and of the overrides.
+    """
+    draft = _read(path, overrides, allow_env)
+    if draft.root is None:
+        raise SpecError(_ordered(draft.faults))
+    document = LoadedDocument(source_tree.plain(draft.root), draft.root)
+    try:
+        resolved = resolve(document.data, document.locate)
+    except SpecError as error:
+        unheard = [fault for fault in error.faults if not _is_noise(fault, draft.broken)]
+        raise SpecError(_ordered([*draft.faults, *unheard])) from None
+    if draft.faults:
+        raise SpecError(_ordered(draft.faults))
+    return ModelSpec.from_resolved(resolved)
+
+
+def _finished(draft: _Draft) -> LoadedDocument:
+    if draft.faults or draft.root is None:
+        raise SpecError(_ordered(draft.faults))
+    return LoadedDocument(source_tree.plain(draft.root), draft.root)
+
+
+def _read(path: str | os.PathLike[str], texts: Sequence[str], allow_env: bool) -> _Draft:
+    overrides, faults = parse_overrides(texts)
+    name = os.fspath(path)
+    try:
+        text = read_text(path)
+    except SpecError as error:
+        return _Draft(None, [*error.faults, *faults])
+    draft = _Draft(*parse_yaml(text, name))
+    if draft.root is not None and source_tree.step(draft.root, "defaults") is not None:
+        from hybridgen.spec.compose import compose  # Hydra takes longer to import than all the rest
+
+        composed = compose(name, text, draft.root, overrides)
+        draft.root, overrides = composed.root, composed.overrides
+        draft.faults += composed.faults
+    return _change(draft, overrides, faults, allow_env)
+
+
+def _change(draft: _Draft, overrides: list[Override], faults: list[Fault], allow_env: bool) -> _Draft:
+    """Applies overrides, then evaluates references."""
+    draft.faults += faults
+    if draft.root is None:
+        return draft
+    draft.faults += apply_overrides(draft.root, overrides)
+    wrong, broken = interpolate(draft.root, allow_env)
+    draft.faults += wrong
+    draft.broken += broken
+    deep = source_tree.too_deep(draft.root)
+    if deep:
+        place = source_tree.locate(draft.root, deep)
+        draft.faults.append(fault_at(place, deep[:4], f"lists and mappings nest deeper than {MAX_DEPTH} levels here"))
+        draft.root = None
+    return draft
+
+
+def _is_noise(fault: Fault, broken: list[YamlPath]) -> bool:
+    """Whether a fault is only the consequence of a value that could not be read."""
+    return any(fault.path == text or fault.path.startswith((f"{text}.", f"{text}[")) for text in map(path_text, broken))
+
+
+def _ordered(faults: list[Fault]) -> list[Fault]:
+    """File by file as they come up, each from top to bottom, overrides last."""
+    files = list(dict.fromkeys(fault.file for fault in faults))
+
+    def order(fault: Fault) -> tuple[bool, int, float, float]:
+        is_override = (fault.file or "").startswith("override ") and fault.line is None
+        return is_override, files.index(fault.file), fault.line or math.inf, fault.column or 0
+
+    return sorted(faults, key=order)
