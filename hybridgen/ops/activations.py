@@ -33,7 +33,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": F.elu,
     "identity": _identity,
 }
-"""Name -> function of one tensor, elementwise. `gelu` is the exact form with erf, `relu2` is relu(x) squared (2109.08668)."""
+"""Name -> elementwise function. `gelu` is the exact form with erf; `relu2` is relu(x) squared (2109.08668)."""
 
 
 def activation(name: str) -> Callable[[Tensor], Tensor]:

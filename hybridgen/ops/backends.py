@@ -1,73 +1,31 @@
-"""Which code runs an operator: plain PyTorch, or the CUDA kernels of mamba-ssm and causal-conv1d where they are installed.
+"""Which code runs an operator: plain PyTorch, or CUDA kernels of mamba-ssm and causal-conv1d where they are installed.
 
-`auto` takes the kernels whenever the tensors lie on a CUDA device, the package is there and the kernel can do the very
+`auto` takes a kernel whenever the tensors lie on a CUDA device, the package is there and the kernel can do the very
 call; otherwise plain PyTorch, silently. `torch` and `mamba_ssm` insist.
 """
 
-import functools
-import importlib
+import importlib.metadata
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, get_args, Literal
+from typing import Literal, TypedDict, get_args
 
 import torch
 
 from hybridgen.errors import BackendUnavailableError
+from hybridgen.ops.kernels import (
+    INSTALL_COMMANDS,
+    INSTALL_NOTES,
+    KERNEL_DEVICES,
+    KERNELS,
+    install_advice,
+    missing_kernel,
+)
 
 BackendName = Literal["auto", "torch", "mamba_ssm"]
 BACKEND_NAMES: tuple[str, ...] = get_args(BackendName)
-KERNEL_DEVICES: tuple[str, ...] = ("cuda",)
-
-INSTALL_COMMANDS = {
-    "mamba-ssm": "MAMBA_FORCE_BUILD=TRUE pip install --no-build-isolation --no-cache-dir mamba-ssm",
-    "causal-conv1d": "CAUSAL_CONV1D_FORCE_BUILD=TRUE pip install --no-build-isolation --no-cache-dir causal-conv1d",
-}
-INSTALL_NOTES = {
-    "mamba-ssm": (
-        "it needs a CUDA build of torch and nvcc of the same CUDA version; leave MAMBA_FORCE_BUILD out if a wheel is "
-        "published for your torch; from git HEAD add MAMBA_KEEP_CUDA_BUILD=TRUE, or selective_scan_cuda is not built; "
-        "MAMBA_SKIP_CUDA_BUILD=TRUE leaves it out too, and pip caches such a wheel, hence --no-cache-dir"
-    ),
-    "causal-conv1d": (
-        "it needs a CUDA build of torch and nvcc of the same CUDA version; leave CAUSAL_CONV1D_FORCE_BUILD out if a wheel "
-        "is published for your torch; CAUSAL_CONV1D_SKIP_CUDA_BUILD=TRUE leaves the kernels out, and pip caches such a "
-        "wheel, hence --no-cache-dir"
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """Where an operator's CUDA kernel lives.
-
-    Attributes:
-        package: The distribution that brings it, as pip names it.
-        module: The module to import.
-        function: The function to take from it.
-        extension: An attribute of the module that is None when the package was built without its CUDA part.
-    """
-
-    package: str
-    module: str
-    function: str
-    extension: str | None = None
-
-
-KERNELS: dict[str, Kernel] = {
-    "causal_conv1d": Kernel("causal-conv1d", "causal_conv1d", "causal_conv1d_fn"),
-    "causal_conv1d_update": Kernel("causal-conv1d", "causal_conv1d", "causal_conv1d_update"),
-    "selective_scan": Kernel(
-        "mamba-ssm", "mamba_ssm.ops.selective_scan_interface", "selective_scan_fn", "selective_scan_cuda"
-    ),
-    "selective_state_update": Kernel(
-        "mamba-ssm", "mamba_ssm.ops.triton.selective_state_update", "selective_state_update"
-    ),
-    "ssd_scan": Kernel("mamba-ssm", "mamba_ssm.ops.triton.ssd_combined", "mamba_chunk_scan_combined"),
-    "ssd_update": Kernel("mamba-ssm", "mamba_ssm.ops.triton.selective_state_update", "selective_state_update"),
-}
-"""Operator -> its CUDA kernel. An operator that is not here has plain PyTorch only."""
+OPERATORS: tuple[str, ...] = (*KERNELS, "gated_activation")
 
 _chosen: ContextVar[str] = ContextVar("hybridgen_backend", default="auto")
 
@@ -100,76 +58,127 @@ def takes_kernel(op: str, backend: str, device: torch.device, refusal: Callable[
         refusal: Says why the kernel cannot do this very call, or None. Asked only when everything else is there.
 
     Raises:
-        BackendUnavailableError: `mamba_ssm` was asked for by name and cannot be had.
+        BackendUnavailableError: There is no such backend, or `mamba_ssm` was asked for and cannot do the call.
     """
     name = _chosen.get() if backend == "auto" else backend
     if name == "torch" or (name == "auto" and device.type not in KERNEL_DEVICES):
         return False
     _check_name(name)
-    reason = _unavailable(op, device) or refusal()
-    if reason is None:
-        return True
-    if name == "auto":
-        return False
-    raise BackendUnavailableError(f"{op}: backend 'mamba_ssm' cannot do this call: {reason}")
-
-
-def kernel(op: str) -> Callable[..., Any]:
-    """The kernel's Python function; only after `takes_kernel` said True."""
-    found = _load(op)
-    assert not isinstance(found, str), f"{op}: kernel taken although it is missing: {found}"
-    return found
-
-
-def missing_kernel(op: str) -> str | None:
-    """Why an operator's CUDA kernel cannot be loaded, with the command that installs it; None if it can."""
-    found = _load(op)
-    if not isinstance(found, str):
-        return None
-    package = KERNELS[op].package
-    return f"{found}; install it with `{INSTALL_COMMANDS[package]}` ({INSTALL_NOTES[package]})"
-
-
-def reason_against(op: str, device_type: str) -> str | None:
-    """Why `auto` would not take an operator's CUDA kernel on a device, calls it cannot do aside; None if it would."""
-    if op not in KERNELS:
-        return "no such kernel: plain PyTorch is the only implementation"
-    if device_type not in KERNEL_DEVICES:
-        return f"its kernels run on {', '.join(KERNEL_DEVICES)} tensors only"
-    return missing_kernel(op)
+    missing = missing_kernel(op)
+    reason = missing or _wrong_device(device.type) or refusal()
+    if reason is not None and name == "mamba_ssm":
+        advice = install_advice(op) if missing else "backend='torch' or 'auto' can"
+        raise BackendUnavailableError(f"{op}: backend 'mamba_ssm' cannot do this call: {reason}; {advice}")
+    return reason is None
 
 
 def _check_name(name: str) -> None:
     if name not in BACKEND_NAMES:
-        raise BackendUnavailableError(
-            f"backend: there is no backend {name!r}; the names are {', '.join(BACKEND_NAMES)}"
-        )
+        raise BackendUnavailableError(f"there is no backend {name!r}; the names are {', '.join(BACKEND_NAMES)}")
 
 
-def _unavailable(op: str, device: torch.device) -> str | None:
-    missing = missing_kernel(op)
-    if missing is None and device.type not in KERNEL_DEVICES:
-        return f"the tensors are on {device}; move them to {' or '.join(KERNEL_DEVICES)}, or take backend='torch'"
-    return missing
+def _wrong_device(device_type: str) -> str | None:
+    if device_type in KERNEL_DEVICES:
+        return None
+    return f"its kernel runs on {' and '.join(KERNEL_DEVICES)} only, not on {device_type}"
 
 
-@functools.cache
-def _load(op: str) -> Callable[..., Any] | str:
-    """The kernel's function, or the reason why there is none. A broken installation is a reason like any other."""
-    where = KERNELS[op]
+class PackageReport(TypedDict):
+    """One package: `version` is None when it is not installed, `problem` says why an installed one is of no use."""
+
+    name: str
+    version: str | None
+    needed_for: str
+    install: str
+    note: str | None
+    problem: str | None
+
+
+class DeviceReport(TypedDict):
+    """One device that torch sees."""
+
+    device: str
+    name: str
+
+
+class OperatorReport(TypedDict):
+    """What `auto` takes for an operator on a kind of device, and per other backend why it is not taken."""
+
+    operator: str
+    device: str
+    backend: str
+    others: dict[str, str]
+
+
+class Report(TypedDict):
+    """What this machine has, for `hybridgen doctor`."""
+
+    python: str
+    platform: str
+    packages: list[PackageReport]
+    devices: list[DeviceReport]
+    operators: list[OperatorReport]
+
+
+_PACKAGES = {
+    "torch": "everything that computes",
+    "pydantic": "checking documents",
+    "omegaconf": "reading documents",
+    "hydra-core": "overrides and defaults lists",
+    "safetensors": "saving and loading",
+    "triton": "mamba-ssm's Mamba-2 and one-token kernels, torch.compile on CUDA",
+    "mamba-ssm": "CUDA kernels of selective_scan and ssd_scan and their one-token updates",
+    "causal-conv1d": "CUDA kernels of causal_conv1d and its one-token update",
+    "transformers": "tests against a second implementation",
+}
+
+
+def report() -> Report:
+    """Everything about this machine that decides how operators run, as plain data. Never raises."""
+    devices = _devices()
+    kinds = dict.fromkeys(device["device"].split(":")[0] for device in devices)
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": [_package(name, needed_for) for name, needed_for in _PACKAGES.items()],
+        "devices": devices,
+        "operators": [_operator(op, kind) for op in OPERATORS for kind in kinds],
+    }
+
+
+def _package(name: str, needed_for: str) -> PackageReport:
     try:
-        module = importlib.import_module(where.module)
-    except ModuleNotFoundError as error:
-        name = where.module.split(".")[0]
-        if error.name == name:
-            return f"{where.package} is not installed"
-        return f"{where.package} is installed but needs {error.name}, which is not"
-    except Exception as error:
-        return f"{where.package} is installed but does not load ({type(error).__name__}: {error})"
-    function = getattr(module, where.function, None)
-    if function is None:
-        return f"{where.package} has no {where.module}.{where.function}"
-    if where.extension is not None and getattr(module, where.extension, None) is None:
-        return f"{where.package} was built without its CUDA part ({where.extension} is missing)"
-    loaded: Callable[..., Any] = function
-    return loaded
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        version = None
+    problems = (missing_kernel(op) for op, where in KERNELS.items() if where.package == name) if version else ()
+    return {
+        "name": name,
+        "version": version,
+        "needed_for": needed_for,
+        "install": INSTALL_COMMANDS.get(name, f"pip install {name}"),
+        "note": INSTALL_NOTES.get(name),
+        "problem": next((problem for problem in problems if problem), None),
+    }
+
+
+def _devices() -> list[DeviceReport]:
+    cpu = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    found: list[DeviceReport] = [{"device": "cpu", "name": cpu}]
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            found.append({"device": f"cuda:{index}", "name": torch.cuda.get_device_name(index)})
+    if torch.backends.mps.is_available():
+        found.append({"device": "mps", "name": "Apple GPU"})
+    return found
+
+
+def _operator(op: str, kind: str) -> OperatorReport:
+    if op in KERNELS:
+        reason = "; ".join(filter(None, (_wrong_device(kind), missing_kernel(op)))) or None
+    else:
+        reason = "mamba-ssm has no kernel of its own for it"
+    if reason is None:
+        other = {"torch": "the CUDA kernel is faster; calls that it cannot do still run here"}
+        return {"operator": op, "device": kind, "backend": "mamba_ssm", "others": other}
+    return {"operator": op, "device": kind, "backend": "torch", "others": {"mamba_ssm": reason}}

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from hybridgen.ops.backends import kernel
 from hybridgen.ops.causal_conv1d.plain import last_inputs, with_state
+from hybridgen.ops.kernels import kernel
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _ACTIVATIONS = {"silu": "silu", "identity": None}

@@ -31,7 +31,7 @@ FORMULAS: dict[str, Callable[[float], float]] = {
 
 
 def gated_activation_reference(value: Tensor, gate: Tensor, activation: str) -> Tensor:
-    """value * activation(gate) in Python floats; float64, no gradient."""
+    """Value * activation(gate) in Python floats; float64, no gradient."""
     formula = FORMULAS[activation]
     pairs = zip(value.flatten().tolist(), gate.flatten().tolist(), strict=True)
     return torch.tensor([v * formula(g) for v, g in pairs], dtype=torch.float64).reshape(value.shape)

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from hybridgen.errors import UnsupportedError
-from hybridgen.ops.backends import kernel
 from hybridgen.ops.gated_activation import gated_activation
+from hybridgen.ops.kernels import kernel
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 

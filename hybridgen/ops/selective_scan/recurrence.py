@@ -15,7 +15,7 @@ CHUNK = 32
 
 
 class ScanInputs(NamedTuple):
-    """The tensors of one scan, as `selective_scan` documents them; arithmetic is in the dtype of A, float32 or float64."""
+    """The tensors of one scan, as `selective_scan` documents them; the arithmetic is in A's dtype."""
 
     u: Tensor
     dt: Tensor
@@ -75,7 +75,7 @@ class _Workspace:
         return chunk if chunk.dim() == 4 else chunk.unflatten(2, (self.A.shape[1], -1))
 
     def rates(self, first: int, last: int) -> Tensor:
-        """dt with its bias, before the softplus, (T, B, G, D/G)."""
+        """Dt with its bias, before the softplus, (T, B, G, D/G)."""
         dt, bias = self.inputs.dt[:, first:last].to(self.A.dtype), self.inputs.dt_bias
         return self.load(dt if bias is None else dt + bias.to(dt.dtype), 0, last - first)
 

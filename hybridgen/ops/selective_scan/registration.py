@@ -1,4 +1,4 @@
-"""The scan as an operator of the PyTorch library: one opaque node to autograd and torch.compile, not a loop of nodes."""
+"""The scan as an operator of the PyTorch library: one node to autograd and torch.compile, not a loop of nodes."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ def selective_scan_op(
     resets: Tensor | None,
     keep_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y before the gate and the final state, both in A's dtype, and the kept states (chunks, B, G, N, D/G)."""
+    """The outputs before the gate, the final state and the kept states (chunks, B, G, N, D/G), in A's dtype."""
     inputs = ScanInputs(u, dt, A, B, C, D, dt_bias, initial_state, resets)
     parts = [scan_forward(block, keep_states) for block in _blocks(inputs)]
     if len(parts) == 1:

@@ -22,7 +22,7 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
 
 
 def step_sizes(dt: Tensor, dt_bias: Tensor | None, dt_limit: tuple[float, float | None], dtype: torch.dtype) -> Tensor:
-    """dt = clamp(softplus(dt + dt_bias), dt_limit)."""
+    """The step sizes: clamp(softplus(dt + dt_bias), dt_limit)."""
     dt = dt.to(dtype)
     dt = F.softplus(dt if dt_bias is None else dt + dt_bias.to(dtype))
     return dt if trivial_limit(dt_limit) else dt.clamp(dt_limit[0], dt_limit[1])

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from hybridgen.ops.backends import kernel
+from hybridgen.ops.kernels import kernel
 from hybridgen.ops.ssd.chunked import step_sizes, trivial_limit
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
