@@ -28,6 +28,8 @@ BACKEND_NAMES: tuple[str, ...] = get_args(BackendName)
 OPERATORS: tuple[str, ...] = (*KERNELS, "gated_activation")
 
 _chosen: ContextVar[str] = ContextVar("hybridgen_backend", default="auto")
+# torch.compile cannot read a context variable, but it recompiles when a plain value that it has read changes.
+_chosen_while_tracing = {"backend": "auto"}
 
 
 @contextmanager
@@ -41,14 +43,22 @@ def use_backend(name: BackendName) -> Iterator[None]:
         BackendUnavailableError: There is no backend of this name.
     """
     _check_name(name)
-    token = _chosen.set(name)
+    token, outer = _chosen.set(name), _chosen_while_tracing["backend"]
+    _chosen_while_tracing["backend"] = name
     try:
         yield
     finally:
         _chosen.reset(token)
+        _chosen_while_tracing["backend"] = outer
 
 
-def takes_kernel(op: str, backend: str, device: torch.device, refusal: Callable[[], str | None]) -> bool:
+def _current() -> str:
+    return _chosen_while_tracing["backend"] if torch.compiler.is_compiling() else _chosen.get()
+
+
+def takes_kernel(
+    op: str, backend: str, device: torch.device, refusal: Callable[..., str | None], *arguments: object
+) -> bool:
     """Decide whether a call goes to the CUDA kernel (True) or to plain PyTorch (False).
 
     Args:
@@ -56,16 +66,17 @@ def takes_kernel(op: str, backend: str, device: torch.device, refusal: Callable[
         backend: The call's own `backend=` argument; `auto` leaves it to `use_backend`.
         device: Where the call's tensors lie.
         refusal: Says why the kernel cannot do this very call, or None. Asked only when everything else is there.
+        arguments: What `refusal` judges.
 
     Raises:
         BackendUnavailableError: There is no such backend, or `mamba_ssm` was asked for and cannot do the call.
     """
-    name = _chosen.get() if backend == "auto" else backend
+    name = _current() if backend == "auto" else backend
     if name == "torch" or (name == "auto" and device.type not in KERNEL_DEVICES):
         return False
     _check_name(name)
     missing = missing_kernel(op)
-    reason = missing or _wrong_device(device.type) or refusal()
+    reason = missing or _wrong_device(device.type) or refusal(*arguments)
     if reason is not None and name == "mamba_ssm":
         advice = install_advice(op) if missing else "backend='torch' or 'auto' can"
         raise BackendUnavailableError(f"{op}: backend 'mamba_ssm' cannot do this call: {reason}; {advice}")

@@ -49,10 +49,9 @@ def causal_conv1d(
         },
     )
 
-    def refusal() -> str | None:
-        return mamba_ssm.scan_refusal(x, weight, bias, activation, initial_state, resets)
-
-    if backends.takes_kernel("causal_conv1d", backend, x.device, refusal):
+    if backends.takes_kernel(
+        "causal_conv1d", backend, x.device, mamba_ssm.scan_refusal, x, weight, bias, activation, initial_state, resets
+    ):
         return mamba_ssm.causal_conv1d_kernel(x, weight, bias, activation, initial_state, resets)
     return causal_conv1d_plain(x, weight, bias, activation, initial_state, resets)
 
@@ -84,9 +83,8 @@ def causal_conv1d_update(
         {"state": (state, (batch, C, K - 1)), "weight": (weight, (C, K)), "bias": (bias, (C,))},
     )
 
-    def refusal() -> str | None:
-        return mamba_ssm.update_refusal(x, state, weight, bias, activation)
-
-    if backends.takes_kernel("causal_conv1d_update", backend, x.device, refusal):
+    if backends.takes_kernel(
+        "causal_conv1d_update", backend, x.device, mamba_ssm.update_refusal, x, state, weight, bias, activation
+    ):
         return mamba_ssm.causal_conv1d_update_kernel(x, state, weight, bias, activation)
     return causal_conv1d_update_plain(x, state, weight, bias, activation)

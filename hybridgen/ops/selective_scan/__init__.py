@@ -66,10 +66,9 @@ def selective_scan(
     )
     check_groups("selective_scan", "channels", channels, G)
 
-    def refusal() -> str | None:
-        return mamba_ssm.scan_refusal(u, dt, A, B, C, z, initial_state, resets)
-
-    if backends.takes_kernel("selective_scan", backend, u.device, refusal):
+    if backends.takes_kernel(
+        "selective_scan", backend, u.device, mamba_ssm.scan_refusal, u, dt, A, B, C, z, initial_state, resets
+    ):
         return mamba_ssm.selective_scan_kernel(u, dt, A, B, C, D, z, dt_bias, gate_activation)
     return selective_scan_plain(u, dt, A, B, C, D, z, dt_bias, gate_activation, initial_state, resets)
 
@@ -116,9 +115,8 @@ def selective_state_update(
     )
     check_groups("selective_state_update", "channels", channels, G)
 
-    def refusal() -> str | None:
-        return mamba_ssm.update_refusal(state, u, dt, A, B, C, D, z, dt_bias)
-
-    if backends.takes_kernel("selective_state_update", backend, u.device, refusal):
+    if backends.takes_kernel(
+        "selective_state_update", backend, u.device, mamba_ssm.update_refusal, state, u, dt, A, B, C, D, z, dt_bias
+    ):
         return mamba_ssm.selective_state_update_kernel(state, u, dt, A, B, C, D, z, dt_bias, gate_activation)
     return selective_state_update_plain(state, u, dt, A, B, C, D, z, dt_bias, gate_activation)
