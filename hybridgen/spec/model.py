@@ -11,6 +11,7 @@ from hybridgen.spec.parts import LayerCount, MlpSpec, Name, StackSettings
 from hybridgen.spec.pattern import expand_pattern
 from hybridgen.spec.resolve import resolve
 
+
 class LayerSpec(Spec):
     """One layer: a mixer, an MLP, or a mixer followed by an MLP, each on a residual branch of its own."""
 

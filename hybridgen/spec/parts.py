@@ -55,7 +55,8 @@ class InitSpec(Spec):
     """Whether each branch's last projection is divided by the root of the number of branches (GPT-2's scheme)."""
 
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=200)]
+NAME_PATTERN = r"^[A-Za-z0-9._-]+$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=200)]
 LayerCount = Annotated[int, Field(ge=1, le=10_000)]
 NormPlacement = Literal["pre", "post", "sandwich"]
 

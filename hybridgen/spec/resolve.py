@@ -1,57 +1,146 @@
-"""First cut: plain documents in short or long form."""
+"""From any document to the one canonical form, or to every fault it has.
 
+A document goes through these steps, each of which reports what it finds wrong and hands on what is left:
+
+1. `tree.grow` copies the data; from here on every value knows where it was written.
+2. `sugar` rewrites other spellings.
+3. `stack` reads either form into one block per layer; `layer_changes` applies the overrides.
+4. `fields.check` checks every part against its spec class, each distinct one once.
+5. `rules` checks what holds between fields and between parts.
+6. `blocks.name_blocks` gives equal layers one block, which makes the canonical document.
+"""
+
+from collections.abc import Mapping
 from typing import Any
-from pydantic import TypeAdapter
-from hybridgen.spec.ends import HeadSpec, InputSpec
-from hybridgen.spec.mixers import AttentionSpec, MixerSpec
-from hybridgen.spec.parts import InitSpec, MlpSpec, NormSpec
-from hybridgen.spec.pattern import compress_pattern, expand_pattern
+
+from hybridgen.errors import SpecError
+from hybridgen.spec.base import Spec
+from hybridgen.spec.blocks import LayerChecker, name_blocks
+from hybridgen.spec.document import BACKBONE_SCALARS, HEADS, INPUTS, BackboneDocument, ModelDocument, NamedDocument
+from hybridgen.spec.fields import Checked, Part, check, check_names, choose
+from hybridgen.spec.layer_changes import Overrides
+from hybridgen.spec.parts import InitSpec, NormSpec
+from hybridgen.spec.pattern import compress_pattern
 from hybridgen.spec.places import Locate
+from hybridgen.spec.report import Report, shown
+from hybridgen.spec.rules import check_causality, check_ends, check_norm
+from hybridgen.spec.stack import read_stack
+from hybridgen.spec.sugar import is_flat, respell_backbone, respell_end, unflatten
+from hybridgen.spec.tree import BROKEN, Node, grow, mapping_of
+from hybridgen.spec.vocabulary import unknown_key
+
+_BROKEN: Checked[Any] = Checked(None)
 
 
 def resolve(raw: Any, locate: Locate | None = None) -> dict[str, Any]:
-    backbone = dict(raw["backbone"])
-    if "blocks" not in backbone:
-        n = backbone["n_layer"]
-        idx = backbone.pop("attn_layer_idx", [])
-        idx = list(range(n)) if idx == "all" else [] if idx == "none" else idx
-        if isinstance(idx, str):
-            idx = list(range(n))[slice(*(int(p) if p else None for p in idx.split(":")))]
-        idx = {i % n for i in idx}
-        shared = backbone.pop("mlp", {})
-        wide, awide = backbone.pop("d_intermediate", 0), backbone.pop("attn_mlp_d_intermediate", 0)
-        ssm = {"type": "mamba1", **backbone.pop("ssm", {})}
-        attn = {"type": "attention", **backbone.pop("attn", {})}
-        blocks = {}
-        if len(idx) < n:
-            blocks["ssm"] = {"mixer": ssm, "mlp": {**shared, "d_intermediate": wide} if wide else None}
-        if idx:
-            blocks["attn"] = {"mixer": attn, "mlp": {**shared, "d_intermediate": awide} if awide else None}
-        backbone["blocks"] = blocks
-        backbone["pattern"] = compress_pattern(["attn" if i in idx else "ssm" for i in range(n)])
-    names = expand_pattern(backbone["pattern"])
-    n = backbone.setdefault("n_layer", len(names))
-    backbone["pattern"] = compress_pattern(names * (n // len(names)))
+    """Checks a document and rewrites it into the canonical form, with every default filled in.
 
-    def dump(kind: Any, value: Any) -> Any:
-        adapter: TypeAdapter[Any] = TypeAdapter(kind)
-        return adapter.dump_python(adapter.validate_python(value), mode="json")
+    Args:
+        raw: The document as plain data, in any accepted spelling. It is not changed.
+        locate: Finds the place of a path in the file that the document was read from; None if there is none.
 
-    def end(value: Any) -> Any:
-        return {"type": value} if isinstance(value, str) else value
+    Returns:
+        The canonical document, as `ModelSpec.document()` returns it. It resolves to itself.
 
-    blocks = {}
-    for name, block in backbone["blocks"].items():
-        mixer, mlp = block.get("mixer"), block.get("mlp")
-        blocks[name] = {"mixer": mixer and dump(MixerSpec, mixer), "mlp": mlp and dump(MlpSpec, mlp)}
-    backbone |= {
-        "blocks": blocks,
-        "norm": dump(NormSpec, backbone.get("norm", {})),
-        "init": dump(InitSpec, backbone.get("init", {})),
-    }
+    Raises:
+        SpecError: With every fault of the document.
+    """
+    report = Report()
+    root = grow(raw, report)
+    document = _resolve_root(root, report)
+    if report or document is None:
+        raise SpecError(report.faults(root.paths(), locate))
+    return document
+
+
+def _resolve_root(root: Node, report: Report) -> dict[str, Any] | None:
+    if not isinstance(root.value, dict) or not root.value:
+        given = "nothing" if not root.value else shown(root.plain())
+        suggestion = "begin with backbone: {d_model: ..., n_layer: ...}"
+        report.add((), f"a document must be a mapping; given {given}", suggestion)
+        return None
+    if is_flat(root.value):
+        root = unflatten(root, report)
+    children: dict[str, Node] = root.value
+    for key in children.keys() - ModelDocument.model_fields.keys():
+        unknown_key(report, children[key].path, "a document", ModelDocument.model_fields, children)
+    named = Node({key: children[key] for key in ("name",) if key in children}, root.path)
+    name = check(NamedDocument, Part(named, "a document"), report)
+    source, _ = _check_end("input", INPUTS, children, "hidden", report)
+    head, head_node = _check_end("head", HEADS, children, "none", report)
+    check_ends(source, head, head_node, report)
+    backbone = _resolve_backbone(root, head, report)
+    if report or backbone is None:
+        return None
     return {
-        "name": raw.get("name"),
-        "input": dump(InputSpec, end(raw.get("input", "hidden"))),
+        "name": name.spec and name.spec.name,
+        "input": _dump(source.spec),
         "backbone": backbone,
-        "head": dump(HeadSpec, end(raw.get("head", "none"))),
+        "head": _dump(head.spec),
     }
+
+
+def _check_end(
+    family: str, classes: Mapping[str, type[Spec]], children: Mapping[str, Node], default: str, report: Report
+) -> tuple[Checked[Any], Node]:
+    node = respell_end(children.get(family, Node(default, (family,))))
+    if mapping_of(node, report) is None:
+        return _BROKEN, node
+    choice = choose(family, classes, node, report)
+    if choice is None:
+        check_names(node, classes, family, report)
+        return _BROKEN, node
+    kind, spec = choice
+    return check(spec, Part(node, f"{family} type '{kind}'", (family, classes)), report), node
+
+
+def _resolve_backbone(root: Node, head: Checked[Any], report: Report) -> dict[str, Any] | None:
+    backbone = root.get("backbone")
+    if backbone is None:
+        suggestion = "add backbone: {d_model: ..., n_layer: ...}"
+        report.add(root.place_of(("backbone",)), "required field is missing", suggestion)
+        return None
+    fields = respell_backbone(backbone, report)
+    if fields is None:
+        return None
+    scalars = Node({key: fields[key] for key in BACKBONE_SCALARS if key in fields}, backbone.path)
+    settings = check(BackboneDocument, Part(scalars, "backbone"), report)
+    norm = _check_section("norm", NormSpec, backbone, fields, report)
+    init = _check_section("init", InitSpec, backbone, fields, report)
+    check_norm(norm, fields.get("norm", backbone), report)
+
+    stack = read_stack(backbone, fields, settings.spec, report)
+    overrides = Overrides(stack.layers and [*stack.layers], report)
+    if "overrides" in fields:
+        overrides.apply(fields["overrides"])
+    d_model = None if settings.spec is None or "d_model" in settings.faulty else settings.spec.d_model
+    checker = LayerChecker(d_model, report)
+    checker.check_layers(overrides.layers or ())
+    for mixer, node in list(checker.mixers.values()):
+        check_causality(mixer, node, head, report)
+    checker.check_rest(stack, overrides.stray)
+    if report or settings.spec is None or overrides.layers is None:
+        return None
+
+    contents, names = name_blocks(stack.blocks, overrides.layers, checker)
+    return {
+        "d_model": settings.spec.d_model,
+        "norm": _dump(norm.spec),
+        "norm_placement": settings.spec.norm_placement,
+        "residual_in_fp32": settings.spec.residual_in_fp32,
+        "init": _dump(init.spec),
+        "n_layer": len(names),
+        "blocks": {name: {"mixer": _dump(mixer), "mlp": _dump(mlp)} for name, (mixer, mlp) in contents.items()},
+        "pattern": compress_pattern(names),
+    }
+
+
+def _check_section(
+    name: str, spec: type[Any], backbone: Node, fields: Mapping[str, Node], report: Report
+) -> Checked[Any]:
+    node = fields.get(name, Node({}, backbone.place_of((name,))))
+    return _BROKEN if node.value is BROKEN else check(spec, Part(node, name), report)
+
+
+def _dump(spec: Spec | None) -> dict[str, Any] | None:
+    return None if spec is None else spec.model_dump(mode="json")

@@ -1,0 +1,125 @@
+"""Checks what the layers of a stack hold, and gives equal layers one named block."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hybridgen.spec.base import Spec
+from hybridgen.spec.document import MIXERS
+from hybridgen.spec.fields import Checked, Part, check, check_names
+from hybridgen.spec.layer_changes import Change, kind_of
+from hybridgen.spec.parts import MlpSpec
+from hybridgen.spec.report import Report, layers_text
+from hybridgen.spec.rules import check_mixer_rules
+from hybridgen.spec.stack import Block, Stack
+from hybridgen.spec.tree import BROKEN, Node
+
+Content = tuple[Spec | None, Spec | None]
+
+
+@dataclass
+class LayerChecker:
+    """Checks mixers and MLPs, each distinct one once.
+
+    Attributes:
+        d_model: Width of the stack; None if it is at fault.
+        report: Takes the faults.
+        mixers: What was checked so far, with the mixers' fields.
+    """
+
+    d_model: int | None
+    report: Report
+    mixers: dict[int, tuple[Checked[Any], Node]] = field(default_factory=dict)
+    mlps: dict[int, Checked[Any]] = field(default_factory=dict)
+
+    def check_layers(self, layers: Iterable[Block]) -> None:
+        """Checks what the layers hold, with all rules."""
+        users: dict[int, list[int]] = {}
+        nodes: dict[int, Node] = {}
+        mixers: set[int] = set()
+        for index, block in enumerate(layers):
+            for node in (block.mixer, block.mlp):
+                if node is not None:
+                    users.setdefault(id(node), []).append(index)
+                    nodes[id(node)] = node
+            mixers |= {id(block.mixer)}
+        for key, node in nodes.items():
+            needed_by = layers_text(users[key])
+            if key in mixers:
+                self.check_mixer(node, needed_by, rules=True)
+            else:
+                self.check_mlp(node, needed_by)
+
+    def check_rest(self, stack: Stack, changes: Iterable[Change]) -> None:
+        """Checks the blocks that no layer is made of any more, or yet, and the overrides that reached no layer.
+
+        A part of the short form, or a block whose every layer is overridden, may be incomplete.
+        """
+        used = set(stack.layers or ())
+        for name, block in stack.blocks.items():
+            needed_by = None if name in stack.optional or block in used else ""
+            if block.mixer is not None and id(block.mixer) not in self.mixers:
+                self.check_mixer(block.mixer, needed_by, rules=stack.layers is None)
+            if block.mlp is not None and id(block.mlp) not in self.mlps:
+                self.check_mlp(block.mlp, needed_by)
+        for change in changes:
+            if change.part is not None and change.section == "mlp":
+                self.check_mlp(change.part, None)
+            elif change.part is not None:
+                self.check_mixer(change.part, None, rules=False)
+
+    def check_mixer(self, node: Node, needed_by: str | None, rules: bool) -> None:
+        """Checks the fields of a mixer, and the rules between them if asked to."""
+        kind = kind_of(node)
+        if node.value is BROKEN or kind is None or kind is BROKEN:
+            check_names(node, MIXERS, "mixer", self.report)
+            self.mixers[id(node)] = (Checked(None), node)
+            return
+        part = Part(node, f"mixer type '{kind}'", ("mixer", MIXERS), needed_by)
+        found: Checked[Any] = check(MIXERS[kind], part, self.report)
+        if rules:
+            check_mixer_rules(found, node, self.d_model, self.report)
+        self.mixers[id(node)] = (found, node)
+
+    def check_mlp(self, node: Node, needed_by: str | None) -> None:
+        """Checks the fields of an MLP."""
+        self.mlps[id(node)] = check(MlpSpec, Part(node, "mlp", needed_by=needed_by), self.report)
+
+    def content(self, block: Block) -> Content:
+        """The specs of a block that was checked and found without fault."""
+        mixer = None if block.mixer is None else self.mixers[id(block.mixer)][0].spec
+        mlp = None if block.mlp is None else self.mlps[id(block.mlp)].spec
+        return mixer, mlp
+
+
+def name_blocks(
+    bases: Mapping[str, Block], layers: list[Block], checker: LayerChecker
+) -> tuple[dict[str, Content], list[str]]:
+    """Names the block of every layer.
+
+    A layer as its author wrote it keeps the name of its block. A layer that an override changed takes the name of a
+    block equal to it, or a new one: `attn_2` for the first change of `attn`.
+
+    Returns:
+        The blocks in use by name, and the name of each layer's block.
+    """
+    used = set(layers)
+    names = {block: name for name, block in bases.items() if block in used}
+    blocks = {name: checker.content(block) for block, name in names.items()}
+    equal = {content: name for name, content in reversed(blocks.items())}
+    for block in dict.fromkeys(layers):
+        if block in names:
+            continue
+        content = checker.content(block)
+        if content not in equal:
+            equal[content] = _new_name(block.name, {*bases, *blocks})
+            blocks[equal[content]] = content
+        names[block] = equal[content]
+    return blocks, [names[block] for block in layers]
+
+
+def _new_name(base: str, taken: set[str]) -> str:
+    number = 2
+    while f"{base}_{number}" in taken:
+        number += 1
+    return f"{base}_{number}"

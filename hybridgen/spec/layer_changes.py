@@ -1,0 +1,169 @@
+"""The `overrides` of a backbone: changes to some layers, merged into what they are."""
+
+from dataclasses import dataclass, field
+
+from hybridgen.spec.base import Spec
+from hybridgen.spec.document import MIXERS, SSMS, OverrideDocument
+from hybridgen.spec.layer_index import select_layers
+from hybridgen.spec.places import path_text
+from hybridgen.spec.report import Report, layers_text, shown
+from hybridgen.spec.stack import ATTENTION, Block, read_mixer, read_mlp
+from hybridgen.spec.tree import BROKEN, Node, mapping_of
+from hybridgen.spec.vocabulary import unknown_key
+
+_FAMILIES: dict[str, dict[str, type[Spec]]] = {"attn": ATTENTION, "ssm": SSMS, "mixer": MIXERS}
+_KIND_NAMES = {"attn": "attention layer", "ssm": "SSM layer"}
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an override does to one part of its layers.
+
+    Attributes:
+        section: `attn`, `ssm`, `mixer` or `mlp`.
+        part: The fields to merge in, with one spelling; None to remove the part.
+        node: The section as written.
+    """
+
+    section: str
+    part: Node | None
+    node: Node
+
+
+@dataclass
+class Overrides:
+    """Applies overrides one after the other.
+
+    Attributes:
+        layers: One block per layer; None if the order of the layers is at fault.
+        report: Takes the faults.
+        stray: The changes that reached no layer, whose fields nobody has looked at.
+    """
+
+    layers: list[Block] | None
+    report: Report
+    stray: list[Change] = field(default_factory=list)
+
+    def apply(self, node: Node) -> None:
+        """Applies a list of overrides."""
+        if not isinstance(node.value, list):
+            suggestion = (
+                "put '- ' in front of 'layers:'" if isinstance(node.value, dict) else "write a list of mappings"
+            )
+            self.report.add(node.path, f"must be a list of overrides; given {shown(node.plain())}", suggestion)
+            return
+        for entry in node.value:
+            children = mapping_of(entry, self.report, "write {layers: ..., attn: {...}}")
+            if children is not None:
+                self._apply_entry(entry, children)
+
+    def _apply_entry(self, entry: Node, children: dict[str, Node]) -> None:
+        valid = OverrideDocument.model_fields
+        for key in children.keys() - valid.keys():
+            unknown_key(self.report, children[key].path, "an override", valid, children)
+        changes = [self._read(key, child) for key, child in children.items() if key in valid and key != "layers"]
+        if not changes and children.keys() <= valid.keys():
+            message = "an override must change something; given only its layers"
+            self.report.add(entry.path, message, "add attn, ssm, mixer or mlp")
+        self._refuse_two_mixers(children)
+        selected = self._selected(entry, children)
+        for change in changes:
+            if selected is None or self.layers is None:
+                self.stray.append(change)
+            else:
+                self._change(change, selected, self.layers)
+
+    def _read(self, section: str, node: Node) -> Change:
+        if section == "mlp":
+            part = read_mlp(node, self.report)
+        elif node.value is None and section != "mixer":
+            mapping_of(node, self.report)
+            part = Node(BROKEN, node.path)
+        else:
+            part = read_mixer(node, _FAMILIES[section], self.report, kind_needed=False)
+        if isinstance(node.value, dict) and not node.value:
+            self.report.add(node.path, "an override must change something; given an empty mapping", "name a field")
+        return Change(section, part, node)
+
+    def _refuse_two_mixers(self, children: dict[str, Node]) -> None:
+        for section in ("attn", "ssm"):
+            if section in children and "mixer" in children:
+                other = children["mixer"].path
+                message = f"an override cannot change the mixer both here and in {path_text(other)}"
+                self.report.add(children[section].path, message, "use two overrides", key=True, other=other)
+
+    def _selected(self, entry: Node, children: dict[str, Node]) -> tuple[int, ...] | None:
+        layers = children.get("layers")
+        if layers is None:
+            suggestion = "add layers: a list of integers, 'all', or a slice such as '3::4'"
+            self.report.add(entry.place_of(("layers",)), "required field is missing", suggestion)
+            return None
+        n_layer = None if self.layers is None else len(self.layers)
+        selected = select_layers(layers, n_layer, self.report)
+        if selected == ():
+            self.report.add(layers.path, "this override selects no layer", "name its layers, or remove it")
+            return None
+        return selected
+
+    def _change(self, change: Change, selected: tuple[int, ...], layers: list[Block]) -> None:
+        touched = [index for index in selected if _touches(change, layers[index])]
+        if not touched:
+            self.stray.append(change)
+            if change.part is None or change.part.value is not BROKEN:
+                message, suggestion = _touches_none(change.section, selected, layers)
+                self.report.add(change.node.path, message, suggestion, key=True)
+            return
+        changed: dict[Block, Block] = {}
+        for index in touched:
+            before = layers[index]
+            if before not in changed:
+                changed[before] = _changed(before, change)
+            layers[index] = changed[before]
+        emptied = [index for index in touched if layers[index].mixer is None and layers[index].mlp is None]
+        if emptied:
+            message = f"this leaves {layers_text(emptied)} with neither mixer nor mlp"
+            self.report.add(change.node.path, message, "a layer needs at least one of them", key=True)
+
+
+def _touches(change: Change, block: Block) -> bool:
+    if change.section == "mlp":
+        return change.part is not None or block.mlp is not None
+    if change.section == "mixer":
+        return change.part is not None or block.mixer is not None
+    kind = kind_of(block.mixer)
+    return kind is BROKEN or kind in _FAMILIES[change.section]
+
+
+def kind_of(mixer: Node | None) -> str | None:
+    """The type of a mixer; None for none, `BROKEN` where its fault has been reported."""
+    if mixer is None:
+        return None
+    kind = mixer.get("type")
+    found: str | None = BROKEN if kind is None else kind.value
+    return found
+
+
+def _touches_none(section: str, selected: tuple[int, ...], layers: list[Block]) -> tuple[str, str]:
+    where = layers_text(selected)
+    if section not in _KIND_NAMES:
+        return f"there is nothing to remove: {where} of the stack without {section}", "remove this"
+    name = _KIND_NAMES[section]
+    there = [index for index, block in enumerate(layers) if kind_of(block.mixer) in _FAMILIES[section]]
+    suggestion = f"{name}s are {layers_text(there)}" if there else f"this stack has no {name}"
+    return f"this touches no layer: {where} of the stack hold no {name}", suggestion
+
+
+def _changed(block: Block, change: Change) -> Block:
+    if change.section == "mlp":
+        return Block(block.name, block.mixer, _merged(block.mlp, change.part), block.node)
+    return Block(block.name, _merged(block.mixer, change.part), block.mlp, block.node)
+
+
+def _merged(before: Node | None, part: Node | None) -> Node | None:
+    """Merges the fields of a part into those of a layer; another `type` starts from nothing."""
+    if part is None or before is None or part.value is BROKEN or before.value is BROKEN:
+        return part if part is None or before is None or before.value is not BROKEN else before
+    kind = part.get("type")
+    if kind is not None and kind.value != kind_of(before):
+        return part
+    return Node({**before.value, **part.value}, before.path)

@@ -1,0 +1,77 @@
+"""The rules between fields and between parts, reported at the field that the user most likely got wrong."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from hybridgen.spec.base import Problem
+from hybridgen.spec.ends import CodebooksHeadSpec, CodebooksInputSpec, LmHeadSpec, TokensInputSpec
+from hybridgen.spec.fields import Checked
+from hybridgen.spec.parts import NormSpec
+from hybridgen.spec.report import Report
+from hybridgen.spec.tree import Node
+
+_PROBE_WIDTHS = (735_134_400, 999_999_937)
+"""Stand-ins for an unknown d_model, one rich in divisors and one prime: what fails in the same words with both of them
+has nothing to do with d_model."""
+
+
+def check_mixer_rules(mixer: Checked[Any], node: Node, d_model: int | None, report: Report) -> None:
+    """Reports the rules between the fields of a mixer, as far as the fields they read are sound."""
+    if mixer.spec is None:
+        return
+    for problem in _problems(mixer.spec, d_model):
+        fields = (str(problem.path[0]), *problem.depends)
+        if mixer.faulty.isdisjoint(fields):
+            report.add(_blamed(node, problem), problem.message, problem.suggestion)
+
+
+def _problems(spec: Any, d_model: int | None) -> Iterable[Problem]:
+    if d_model is not None:
+        return tuple(spec.problems(d_model))
+    first, second = (tuple(spec.problems(width)) for width in _PROBE_WIDTHS)
+    return [problem for problem in first if problem in second]
+
+
+def _blamed(node: Node, problem: Problem) -> tuple[str | int, ...]:
+    """The place to blame: the problem's own field, or one it depends on if only that came from an override."""
+    place = node.place_of(problem.path)
+    if "overrides" in place:
+        return place
+    changed = [node.place_of((name,)) for name in problem.depends if name in node.value]
+    return next((other for other in changed if "overrides" in other), place)
+
+
+def check_ends(source: Checked[Any], head: Checked[Any], head_node: Node, report: Report) -> None:
+    """Reports a head that does not fit the input."""
+    if source.spec is None or head.spec is None:
+        return
+    kind = head_node.place_of(("type",))
+    if isinstance(head.spec, LmHeadSpec) and not isinstance(source.spec, TokensInputSpec):
+        message = f"a head of type 'lm' needs an input of type 'tokens'; given '{source.spec.type}'"
+        report.add(kind, message, "write input: {type: tokens, vocab_size: ...}, or head: none")
+    if isinstance(head.spec, CodebooksHeadSpec) and not isinstance(source.spec, CodebooksInputSpec):
+        message = f"a head of type 'codebooks' needs an input of type 'codebooks'; given '{source.spec.type}'"
+        report.add(kind, message, "write input: {type: codebooks, n_codebooks: ..., vocab_size: ...}, or head: none")
+    if isinstance(head.spec, CodebooksHeadSpec) and isinstance(source.spec, CodebooksInputSpec):
+        read, predicted = source.spec.vocab_size, head.spec.vocab_size
+        if not (source.faulty | head.faulty) & {"vocab_size"} and predicted is not None and predicted > read:
+            message = f"a head cannot predict more codes than the input reads, {read}; given {predicted}"
+            report.add(head_node.place_of(("vocab_size",)), message, "remove it to predict as many")
+
+
+def check_causality(mixer: Checked[Any], node: Node, head: Checked[Any], report: Report) -> None:
+    """Reports a mixer that sees later tokens under a head that predicts them."""
+    if mixer.spec is None or head.spec is None or "causal" in mixer.faulty or getattr(mixer.spec, "causal", True):
+        return
+    if isinstance(head.spec, LmHeadSpec | CodebooksHeadSpec):
+        message = f"a head of type '{head.spec.type}' needs causal layers; given causal: false"
+        report.add(node.place_of(("causal",)), message, "write causal: true, or head: none")
+
+
+def check_norm(norm: Checked[NormSpec], node: Node, report: Report) -> None:
+    """Reports the rules between the fields of the norm."""
+    if norm.spec is None or not norm.faulty.isdisjoint(("type", "final_bias")):
+        return
+    if norm.spec.final_bias and norm.spec.type != "rms":
+        message = f"final_bias is for norms of type 'rms'; given type '{norm.spec.type}', whose norms all have a bias"
+        report.add(node.place_of(("final_bias",)), message, "remove it")

@@ -1,0 +1,118 @@
+"""Nearest spellings: what a user most likely meant by a name that does not exist."""
+
+from collections.abc import Collection, Iterable
+
+SYNONYMS = {
+    "hidden_size": "d_model",
+    "n_embd": "d_model",
+    "embed_dim": "d_model",
+    "dim": "d_model",
+    "num_layers": "n_layer",
+    "n_layers": "n_layer",
+    "num_hidden_layers": "n_layer",
+    "depth": "n_layer",
+    "layers": "n_layer",
+    "num_attention_heads": "num_heads",
+    "n_heads": "num_heads",
+    "n_head": "num_heads",
+    "heads": "num_heads",
+    "nheads": "num_heads",
+    "num_key_value_heads": "num_heads_kv",
+    "num_kv_heads": "num_heads_kv",
+    "n_kv_heads": "num_heads_kv",
+    "kv_heads": "num_heads_kv",
+    "dim_head": "head_dim",
+    "sliding_window": "window",
+    "window_size": "window",
+    "rope_theta": "rotary_emb_base",
+    "rotary_base": "rotary_emb_base",
+    "rope_dim": "rotary_emb_dim",
+    "rotary_dim": "rotary_emb_dim",
+    "is_causal": "causal",
+    "attention_sink": "sink",
+    "attn_logit_softcapping": "logit_softcap",
+    "final_logit_softcapping": "logit_softcap",
+    "intermediate_size": "d_intermediate",
+    "ffn_dim": "d_intermediate",
+    "d_ff": "d_intermediate",
+    "hidden_dim": "d_intermediate",
+    "hidden_act": "gate_activation",
+    "state_size": "d_state",
+    "conv_kernel": "d_conv",
+    "time_step_rank": "dt_rank",
+    "time_step_min": "dt_min",
+    "time_step_max": "dt_max",
+    "time_step_limit": "dt_limit",
+    "n_groups": "ngroups",
+    "rms_norm_eps": "eps",
+    "layer_norm_eps": "eps",
+    "layer_norm_epsilon": "eps",
+    "epsilon": "eps",
+    "tie_word_embeddings": "tie_embeddings",
+    "n_vocab": "vocab_size",
+    "num_tokens": "vocab_size",
+    "num_codebooks": "n_codebooks",
+    "layer_types": "pattern",
+    "attn_layers": "attn_layer_idx",
+    "attention_layers": "attn_layer_idx",
+    "mamba": "ssm",
+    "attention": "attn",
+    "ffn": "mlp",
+    "feed_forward": "mlp",
+}
+
+
+def distance(left: str, right: str) -> int:
+    """Edits between two words: insertions, deletions, substitutions, and swaps of neighbours (optimal alignment)."""
+    before: list[int] = []
+    row = list(range(len(right) + 1))
+    for i, a in enumerate(left, start=1):
+        earlier, before, row = before, row, [i]
+        for j, b in enumerate(right, start=1):
+            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (a != b))
+            if i > 1 and j > 1 and a == right[j - 2] and b == left[i - 2]:
+                cost = min(cost, earlier[j - 2] + 1)
+            row.append(cost)
+    return row[-1]
+
+
+def nearest(word: str, choices: Iterable[str], taken: Collection[str] = ()) -> str | None:
+    """Finds the choice that a user most likely meant.
+
+    Args:
+        word: What the user wrote.
+        choices: What could have been written.
+        taken: Choices that the user has written already beside the word: among equals, the others come first.
+
+    Returns:
+        The choice, or None if nothing is near.
+    """
+    given = _bare(word)
+    ranked = sorted(
+        (_unlikeness(word, given, choice), choice in taken, order, choice) for order, choice in enumerate(choices)
+    )
+    if not ranked:
+        return None
+    (edits, *_), _, _, best = ranked[0]
+    return best if edits <= max(1, len(given) // 3) or _begins(given, _bare(best)) else None
+
+
+def _unlikeness(word: str, given: str, choice: str) -> tuple[int, int, int, int]:
+    """Ranks a choice: edits without case and underscores, edits with them, other length, other beginning."""
+    bare = _bare(choice)
+    same_start = next((i for i, (a, b) in enumerate(zip(given, bare, strict=False)) if a != b), len(given))
+    return (distance(given, bare), distance(word, choice), abs(len(word) - len(choice)), -same_start)
+
+
+def _bare(word: str) -> str:
+    return word.lower().replace("_", "").replace("-", "").strip()
+
+
+def _begins(given: str, choice: str) -> bool:
+    """Whether one of the words is the beginning of the other, and long enough to mean it."""
+    return min(len(given), len(choice)) >= 3 and (given.startswith(choice) or choice.startswith(given))
+
+
+def synonym(word: str) -> str | None:
+    """The name that hybridgen uses for another library's field."""
+    return SYNONYMS.get(word.lower().replace("-", "_"))

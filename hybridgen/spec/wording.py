@@ -1,0 +1,170 @@
+"""The words for a wrong or missing value of a field, derived from the field's JSON schema.
+
+Deriving them keeps the rule and its words in one place: a new field, or a new bound of an old one, needs no new text.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel
+
+from hybridgen.spec.parts import NAME_PATTERN
+from hybridgen.spec.report import listed, shown
+from hybridgen.spec.spelling import nearest
+
+Schema = dict[str, Any]
+_COUNTS = {1: "one value", 2: "two values", 3: "three values"}
+
+
+@cache
+def field_schema(spec: type[BaseModel], field: str) -> Schema:
+    """The JSON schema of one field of a spec class."""
+    schema: Schema = spec.model_json_schema()["properties"][field]
+    return schema
+
+
+def wrong_value(schema: Schema, value: object) -> tuple[str, str | None]:
+    """Words a value that breaks the rule of its field.
+
+    Returns:
+        The message, with rule and value, and the suggestion, if there is something better to say than the rule.
+    """
+    given = repr(value) if isinstance(value, str) and _choices(schema) and len(value) <= 40 else shown(value)
+    return f"must be {expectation(schema, value)}; given {given}", repair(schema, value)
+
+
+def expectation(schema: Schema, value: object = None) -> str:
+    """Words what a field takes, such as `an integer of at least 1 or null`.
+
+    An upper bound is named only if the value breaks it: it is a guard against slips, and rarely what one must know.
+    """
+    texts = [_one(option, value) for option in _options(schema)]
+    choices = _choices(schema)
+    if len(choices) > 1 and len(choices) == len(texts):
+        return f"one of {', '.join(texts)}"
+    if len(choices) > 1:
+        texts = [f"one of {', '.join(map(_plain, choices))}", *texts[len(choices) :]]
+    if "an integer" in texts and "a number" in texts:
+        texts.remove("an integer")
+    return listed(dict.fromkeys(texts), "or") + (_bounds(schema, value) if "anyOf" in schema else "")
+
+
+def _options(schema: Schema) -> Iterator[Schema]:
+    """The alternatives of a schema, choices first."""
+    options = schema.get("anyOf", [schema])
+    for option in options:
+        yield from ({"const": choice} for choice in option.get("enum", ()))
+    yield from (option for option in options if "enum" not in option)
+
+
+def _choices(schema: Schema) -> list[Any]:
+    return [option["const"] for option in _options(schema) if "const" in option]
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else shown(value)
+
+
+def _one(schema: Schema, value: object) -> str:
+    if "const" in schema:
+        return _plain(schema["const"])
+    kind = schema.get("type")
+    if kind == "array" and "prefixItems" in schema:
+        items = [expectation(item) for item in schema["prefixItems"]]
+        inside = f"each {items[0]}" if len(set(items)) == 1 else listed(items)
+        return f"a list of {_COUNTS.get(len(items), len(items))}, {inside}"
+    if schema.get("pattern") == NAME_PATTERN:
+        return "a name of at most 200 letters, digits, '.', '_' and '-'"
+    names = {
+        "integer": "an integer",
+        "number": "a number",
+        "boolean": "true or false",
+        "null": "null",
+        "string": "a text",
+        "array": "a list",
+        "object": "a mapping",
+    }
+    return names.get(str(kind), "a valid value") + _bounds(schema, value)
+
+
+def _bounds(schema: Schema, value: object) -> str:
+    low, above = schema.get("minimum", schema.get("ge")), schema.get("exclusiveMinimum", schema.get("gt"))
+    high = schema.get("maximum", schema.get("le"))
+    text = f" of at least {low}" if low is not None else f" above {above}" if above is not None else ""
+    if high is not None and _is_number(value) and value > high:
+        return f"{text} and at most {high}" if text else f" of at most {high}"
+    return text
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def repair(schema: Schema, value: object) -> str | None:
+    """Says what to write instead of a wrong value."""
+    if isinstance(value, str):
+        fix = _repair_text(schema, value)
+    elif isinstance(value, bool):
+        fix = None
+    elif isinstance(value, float) and value.is_integer() and accepts(schema, int(value)):
+        fix = f"write {int(value)}"
+    elif value in (0, 1) and accepts(schema, True):
+        fix = f"write {'true' if value else 'false'}"
+    elif isinstance(value, list) and len(value) == 1 and accepts(schema, value[0]):
+        fix = "remove the brackets"
+    else:
+        fix = None
+    if fix is None and "default" in schema:
+        return f"leave it out for the default, {_plain(schema['default'])}"
+    return fix
+
+
+def _repair_text(schema: Schema, text: str) -> str | None:
+    parsed = _scalar(text)
+    if parsed is not text and accepts(schema, parsed):
+        return "remove the quotes"
+    if text.strip().lower() in ("none", "null", "~", "off", "no") and accepts(schema, None):
+        return "write null"
+    if text.strip().lower() in ("yes", "on", "no", "off", "true", "false") and accepts(schema, True):
+        return f"write {'true' if text.strip().lower() in ('yes', 'on', 'true') else 'false'}"
+    if any(option.get("pattern") == NAME_PATTERN for option in _options(schema)):
+        return f"write {re.sub(r'[^A-Za-z0-9._-]+', '-', text.strip())[:200] or 'a name'}"
+    choice = nearest(text, [choice for choice in _choices(schema) if isinstance(choice, str)])
+    return f"closest is '{choice}'" if choice else None
+
+
+def _scalar(text: str) -> Any:
+    """Reads a text as the number, truth value or null it looks like; returns the text itself if it is like none."""
+    words = {"true": True, "false": False, "null": None}
+    if text.strip() in words:
+        return words[text.strip()]
+    if len(text) > 40 or not any(char.isdigit() for char in text):
+        return text
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def accepts(schema: Schema, value: object) -> bool:
+    """Whether a scalar is a valid value of a field."""
+    if "anyOf" in schema:
+        inside = any(accepts(option, value) for option in schema["anyOf"])
+    elif "const" in schema or "enum" in schema:
+        inside = value in _choices(schema) and isinstance(value, str)
+    elif isinstance(value, bool) or value is None:
+        inside = schema.get("type") == ("null" if value is None else "boolean")
+    else:
+        kinds = {"integer": int, "number": int | float, "string": str}
+        inside = isinstance(value, kinds.get(str(schema.get("type")), ()))
+    if not inside or not _is_number(value) or not math.isfinite(value):  # type: ignore[arg-type]
+        return inside and not _is_number(value)
+    low, above = schema.get("minimum", schema.get("ge")), schema.get("exclusiveMinimum", schema.get("gt"))
+    high = schema.get("maximum", schema.get("le"))
+    number: Any = value
+    return (low is None or number >= low) and (above is None or number > above) and (high is None or number <= high)
