@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+_WIDTH = 160  # of a source line in an error's text
+_SHOWN = 100  # faults in an error's text
+
 
 class HybridgenError(Exception):
     """Base of every error that hybridgen raises for something a user did; its text is complete without a traceback."""
@@ -40,7 +43,16 @@ class Fault:
         if self.source is None or self.line is None or self.column is None:
             return head
         gutter = f"  {self.line} | "
-        return f"{head}\n{gutter}{self.source}\n{' ' * (len(gutter) + self.column - 1)}^"
+        source, column = _window(self.source, self.column - 1)
+        return f"{head}\n{gutter}{source}\n{' ' * (len(gutter) + column)}^"
+
+
+def _window(source: str, column: int) -> tuple[str, int]:
+    """The part of a line around a column (counted from 0), and the column in it; tabs become single spaces."""
+    begin = max(0, column - _WIDTH // 2) if len(source) > _WIDTH else 0
+    cut = source[begin : begin + _WIDTH].replace("\t", " ")
+    head, tail = "…" * (begin > 0), "…" * (len(source) > begin + _WIDTH)
+    return f"{head}{cut}{tail}", column - begin + len(head)
 
 
 class SpecError(HybridgenError, ValueError):
@@ -52,7 +64,10 @@ class SpecError(HybridgenError, ValueError):
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults: list[Fault] = list(faults)
-        super().__init__("\n".join(str(fault) for fault in self.faults))
+        lines = [str(fault) for fault in self.faults[:_SHOWN]]
+        if len(self.faults) > _SHOWN:
+            lines.append(f"… and {len(self.faults) - _SHOWN:,} more faults")
+        super().__init__("\n".join(lines))
 
 
 class ShapeError(HybridgenError, ValueError):

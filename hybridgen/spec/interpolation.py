@@ -45,12 +45,16 @@ class _Leaf:
 
 
 class _NoValueError(Exception):
-    """A reference has no value. No message: the fault was already reported, at the leaf that this one refers to."""
+    """A reference has no value; without a message, the fault was already reported at the leaf that it refers to."""
 
     def __init__(self, message: str = "", suggestion: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.suggestion = suggestion
+
+
+class _ExhaustedError(_NoValueError):
+    """The references of this document are too much work; evaluation stops."""
 
 
 class _PendingError(Exception):
@@ -111,6 +115,7 @@ class _Interpolation:
         self.broken: dict[int, YamlPath] = {}  # by the identity of the node
         self.pending: dict[int, _Leaf] = {}
         self.settled: set[int] = set()
+        self.exhausted = False
         self.nodes = self.characters = self.visits = 0
 
     def run(self) -> tuple[list[Fault], list[YamlPath]]:
@@ -126,51 +131,55 @@ class _Interpolation:
                 except _NoValueError as fail:
                     self._report(path, node, fail)
         for leaf in list(self.pending.values()):
-            self._settle(leaf)
+            if self.exhausted:
+                self.broken[id(leaf.node)] = leaf.path
+            else:
+                self._settle(leaf)
         self.faults.sort(key=lambda fault: (fault.line or 0, fault.column or 0))
         return self.faults, list(self.broken.values())
 
     def _report(self, path: YamlPath, node: Node, fail: _NoValueError) -> None:
         self.broken[id(node)] = path
         self.pending.pop(id(node), None)
+        if isinstance(fail, _ExhaustedError):
+            if self.exhausted:
+                return
+            self.exhausted = True
         if fail.message:
             self.faults.append(fault_at(node.place, path, fail.message, fail.suggestion))
 
     def _settle(self, first: _Leaf) -> None:
         """Evaluates a leaf after the leaves that it needs."""
         stack = [first]
-        waiting: dict[int, None] = {}
+        waiting: dict[int, None] = {}  # the leaves below the top of the stack, by the identity of their nodes
         while stack:
             leaf = stack[-1]
-            if id(leaf.node) not in self.pending:
-                stack.pop()
-                continue
             try:
-                value = self._reference(leaf.template, leaf)
+                if id(leaf.node) in self.pending:
+                    leaf.node.value = self._reference(leaf.template, leaf)
+                    del self.pending[id(leaf.node)]
             except _PendingError as wait:
                 waiting[id(leaf.node)] = None
                 circle = next((other for other in wait.leaves if id(other.node) in waiting), None)
                 if circle is None:
                     stack.extend(wait.leaves)
-                    continue
-                self._report(
-                    leaf.path, leaf.node, _NoValueError(self._circle(circle, leaf, waiting), "write one value out")
-                )
+                else:
+                    self._report(circle.path, circle.node, self._circle(circle, waiting))
+                    del waiting[id(circle.node)]
+                continue
             except _NoValueError as fail:
                 self._report(leaf.path, leaf.node, fail)
-            else:
-                leaf.node.value = value
-                del self.pending[id(leaf.node)]
             waiting.pop(id(leaf.node), None)
             stack.pop()
 
-    def _circle(self, first: _Leaf, last: _Leaf, waiting: dict[int, None]) -> str:
-        """Words for a circle: from the leaf that closes it to the one that waits for it."""
+    def _circle(self, first: _Leaf, waiting: dict[int, None]) -> _NoValueError:
+        """Words for a circle that begins and ends at a leaf."""
         keys = list(waiting)
         ring = [path_text(self.pending[key].path) for key in keys[keys.index(id(first.node)) :]]
         if len(ring) > 6:
             ring[3:-2] = ["…"]
-        return "references run in a circle: " + " -> ".join([*ring, path_text(first.path)])
+        message = "references run in a circle: " + " -> ".join([*ring, path_text(first.path)])
+        return _NoValueError(message, "write one of these values out")
 
     def _reference(self, template: _Template, leaf: _Leaf) -> "Scalar | dict[str, Node] | list[Node]":
         """The value of a text: of any type where it is one reference and nothing else."""
@@ -194,7 +203,7 @@ class _Interpolation:
             raise _PendingError(waits)
         self.characters += sum(len(part) for part in parts)
         if self.characters > MAX_TEXT:
-            raise _NoValueError(f"with its references expanded the document has more than {MAX_TEXT:,} characters")
+            raise _ExhaustedError(f"with its references expanded the document has more than {MAX_TEXT:,} characters")
         return "".join(parts)
 
     def _as_text(self, value: "Scalar | dict[str, Node] | list[Node]", reference: _Template) -> str:
@@ -298,7 +307,7 @@ class _Interpolation:
         self.settled.add(id(target))
         self.nodes += source_tree.count(target, MAX_NODES - self.nodes)
         if self.nodes > MAX_NODES:
-            raise _NoValueError(f"with its references expanded the document has more than {MAX_NODES:,} values")
+            raise _ExhaustedError(f"with its references expanded the document has more than {MAX_NODES:,} values")
         return source_tree.copy(target).value
 
     def _unsettled(self, target: Node) -> Iterator[Node]:
@@ -310,7 +319,7 @@ class _Interpolation:
                 continue
             self.visits += 1
             if self.visits > 20 * MAX_NODES:
-                raise _NoValueError("the references of this document refer to too much", "write some values out")
+                raise _ExhaustedError("the references of this document refer to too much", "write some values out")
             yield node
             stack.extend(child for _, child in source_tree.children(node))
 

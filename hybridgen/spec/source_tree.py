@@ -11,7 +11,7 @@ from hybridgen.spec.places import NOWHERE, Place, YamlPath
 
 Scalar = str | int | float | bool | None
 
-MAX_NODES = 100_000
+MAX_NODES = 20_000
 """A document has at most this many scalars, lists and mappings, with aliases and references expanded."""
 
 MAX_DEPTH = 64

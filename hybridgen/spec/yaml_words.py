@@ -117,6 +117,10 @@ def _open_quote(here: _Mark, start: _Mark, lines: list[str]) -> _Found:
     return _Found(*start, f"the quote {quote} is never closed", f"end the text with {quote}")
 
 
+def _no_value(here: _Mark, start: _Mark, lines: list[str]) -> _Found:
+    return _Found(*here, "a value or a closing bracket is missing here", "close every bracket that is open")
+
+
 def _escape(here: _Mark, start: _Mark, lines: list[str]) -> _Found:
     return _Found(*here, "an unknown backslash sequence in double quotes", "use single quotes, or write \\\\")
 
@@ -162,6 +166,7 @@ _RULES: list[tuple[str, Callable[[_Mark, _Mark, list[str]], _Found]]] = [
     ("could not find expected ':'", _no_colon),
     ("',' or '[]}]'", _open_bracket),
     ("end of stream.*quoted scalar|document separator.*quoted scalar", _open_quote),
+    ("node content", _no_value),
     ("escape|hexdecimal|hexadecimal", _escape),
     ("alphabetic or numeric|scanning an (alias|anchor)", _anchor_name),
     ("sequence entries are not allowed", _list_in_line),
