@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hybridgen import __version__
 from hybridgen.atomic import replaced_directory, settled
-from hybridgen.build import build, parse_device, parse_dtype
+from hybridgen.builder import build, parse_device, parse_dtype
 from hybridgen.errors import CheckpointError, SpecError
 from hybridgen.model.model import HybridModel
 from hybridgen.spec import ModelSpec, load_spec
@@ -34,7 +34,7 @@ from hybridgen.weight_files import (
     read_json,
     write_bytes,
     write_weights,
-)  # fmt: skip
+)
 from hybridgen.weight_names import check_names, nearest
 
 FORMAT = "hybridgen"

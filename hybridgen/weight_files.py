@@ -25,7 +25,7 @@ INDEX = "model.safetensors.index.json"
 SHARD_NAME = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors")
 
 _CHUNK_BYTES = 1 << 24
-_MAP_BYTES = 1 << 28
+_MAP_BYTES = 1 << 26
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30,
           "TIB": 2**40}  # fmt: skip
 # In the order in which the library lays out a file, so that wide types come first and stay aligned.
@@ -279,7 +279,7 @@ def map_tensors(stored: Mapping[str, StoredTensor], remap: bool = False) -> Iter
 
     Args:
         stored: From `find_weights` or `read_header`.
-        remap: Whether to map the files anew every 256 MB, so that a caller that copies what it gets and lets go of the
+        remap: Whether to map the files anew every 64 MB, so that a caller that copies what it gets and lets go of the
             view has no more than that in memory twice.
     """
     for group in _groups(stored, _MAP_BYTES if remap else None):

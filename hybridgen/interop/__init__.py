@@ -1,0 +1,1 @@
+"""Models of other systems, in both directions: one module per system, and whole directories in `directory`."""

@@ -1,0 +1,236 @@
+"""mamba-ssm: `MambaConfig` and `MambaLMHeadModel`, or the arguments and weights of one of its mixers alone.
+
+Names and layouts of weights are ours as they stand. A single mixer becomes the mixer of a one-layer backbone, whose
+two norms upstream does not have: they get weights of one on the way in, and must still be one on the way back.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hybridgen.errors import Fault, SpecError, UnsupportedError
+from hybridgen.interop.mixer_fields import (
+    MAMBA2_ONLY,
+    attention_document,
+    mixer_kwargs,
+    refuse_unknown,
+    ssm_document,
+)
+from hybridgen.interop.upstream_stack import is_rms, refuse, upstream_stack
+from hybridgen.interop.upstream_weights import fit_weights
+from hybridgen.spec import ModelSpec
+from hybridgen.spec.ends import HiddenInputSpec, LmHeadSpec, NoHeadSpec, TokensInputSpec
+from hybridgen.spec.mixers import AttentionSpec
+
+TITLE = "mamba-ssm"
+
+_DEFAULTS: dict[str, Any] = {
+    "d_model": 2560, "d_intermediate": 0, "n_layer": 64, "vocab_size": 50277, "ssm_cfg": {}, "attn_layer_idx": [],
+    "attn_cfg": {}, "rms_norm": True, "residual_in_fp32": True, "fused_add_norm": True, "pad_vocab_size_multiple": 8,
+    "tie_embeddings": True,
+}  # fmt: skip
+_EPS = 1e-5
+_MIXER = "backbone.layers.0.mixer."
+_NORMS = ("backbone.layers.0.norm.weight", "backbone.norm_f.weight")
+
+
+def spec_document(upstream_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Turns a MambaConfig, or the arguments of one Mamba, Mamba2 or MHA mixer, into a document.
+
+    A configuration with none of MambaConfig's own fields but `d_model` is that of a mixer: MHA if it has `embed_dim`
+    or `num_heads`, Mamba2 if it has an argument that only Mamba2 takes (or `layer: Mamba2`), else Mamba.
+
+    Raises:
+        SpecError: For fields that upstream does not have, or a language model whose attention is not causal.
+        UnsupportedError: For layers of a kind that we do not have.
+    """
+    if _is_mixer(upstream_config):
+        return _mixer_document(upstream_config)
+    refuse_unknown(upstream_config, frozenset(_DEFAULTS), "")
+    config = {**_DEFAULTS, **upstream_config}
+    backbone = {
+        "d_model": config["d_model"],
+        "n_layer": config["n_layer"],
+        "attn_layer_idx": config["attn_layer_idx"],
+        "d_intermediate": config["d_intermediate"],
+        "attn_mlp_d_intermediate": config["d_intermediate"],
+        "ssm": ssm_document(config["ssm_cfg"], "ssm_cfg"),
+        "norm": {"type": "rms" if config["rms_norm"] else "layer", "eps": _EPS},
+        "residual_in_fp32": config["residual_in_fp32"],
+    }
+    refuse_negative(config["attn_layer_idx"])
+    if config["attn_layer_idx"]:
+        backbone["attn"] = _causal(attention_document(config["attn_cfg"], "attn_cfg"))
+    return {
+        "input": {
+            "type": "tokens",
+            "vocab_size": config["vocab_size"],
+            "pad_vocab_size_multiple": config["pad_vocab_size_multiple"],
+        },
+        "backbone": backbone,
+        "head": {"type": "lm", "tie_embeddings": config["tie_embeddings"]},
+    }
+
+
+def refuse_negative(attn_layer_idx: object) -> None:
+    """Checks for indices that upstream compares with layer numbers and never finds, while ours count from the end.
+
+    Raises:
+        SpecError: For each negative index.
+    """
+    if isinstance(attn_layer_idx, list):
+        rule = "upstream numbers layers from 0, so this names no layer"
+        faults = [
+            Fault(None, None, None, f"attn_layer_idx[{place}]", f"{rule}; given {index}", "remove it")
+            for place, index in enumerate(attn_layer_idx)
+            if isinstance(index, int) and index < 0
+        ]
+        if faults:
+            raise SpecError(faults)
+
+
+def _causal(attention: dict[str, Any]) -> dict[str, Any]:
+    if attention["causal"] is False:
+        rule = "a language model needs causal attention; upstream's default, which applies when it is absent, is false"
+        raise SpecError([Fault(None, None, None, "attn_cfg.causal", rule, "write causal: true")])
+    return attention
+
+
+def _is_mixer(config: Mapping[str, Any]) -> bool:
+    own = config.keys() & (_DEFAULTS.keys() - {"d_model"})
+    return not own and ("embed_dim" in config or "d_model" in config)
+
+
+def _mixer_document(config: Mapping[str, Any]) -> dict[str, Any]:
+    width = "embed_dim" if "embed_dim" in config else "d_model"
+    kwargs = {name: value for name, value in config.items() if name != width}
+    if width == "embed_dim" or "num_heads" in config:
+        mixer = attention_document(kwargs, "mixer")
+    else:
+        layer = "Mamba2" if config.keys() & MAMBA2_ONLY else "Mamba1"
+        mixer = ssm_document({"layer": layer, **kwargs}, "mixer")
+    return {
+        "input": {"type": "hidden"},
+        "backbone": {
+            "d_model": config[width],
+            "blocks": {"mixer": {"mixer": mixer}},
+            "pattern": "mixer",
+            "norm": {"type": "rms", "eps": _EPS},
+        },
+        "head": {"type": "none"},
+    }
+
+
+def upstream_config(spec: ModelSpec) -> dict[str, Any]:
+    """Turns a spec into a MambaConfig, or a one-layer backbone of a mixer alone into that mixer's arguments.
+
+    How weights start (`backbone.init`) is left out: it has no meaning for weights that are there.
+
+    Raises:
+        UnsupportedError: With everything that upstream cannot express.
+    """
+    faults: list[str] = []
+    if _holds_one_mixer(spec):
+        config = _mixer_config(spec, faults)
+        refuse(faults, TITLE)
+        return config
+    stack = upstream_stack(spec.backbone, faults)
+    _check_ends(spec, faults)
+    if spec.backbone.norm.eps != _EPS:
+        faults.append(f"backbone.norm.eps: {spec.backbone.norm.eps} (it is always {_EPS})")
+    if spec.backbone.norm.final_bias:
+        faults.append("backbone.norm.final_bias: true")
+    widths = {stack.d_intermediate, stack.attn_d_intermediate} - {None}
+    if len(widths) > 1:
+        faults.append(f"MLPs of different width behind SSM and attention: {sorted(width or 0 for width in widths)}")
+    refuse(faults, TITLE)
+    assert isinstance(spec.input, TokensInputSpec)
+    assert isinstance(spec.head, LmHeadSpec)
+    return {
+        "d_model": spec.backbone.d_model,
+        "d_intermediate": widths.pop(),
+        "n_layer": spec.backbone.n_layer,
+        "vocab_size": spec.input.vocab_size,
+        "ssm_cfg": stack.ssm_cfg,
+        "attn_layer_idx": stack.attn_layer_idx,
+        "attn_cfg": stack.attn_cfg,
+        "rms_norm": is_rms(spec.backbone.norm),
+        "residual_in_fp32": spec.backbone.residual_in_fp32,
+        "fused_add_norm": True,
+        "pad_vocab_size_multiple": spec.input.pad_vocab_size_multiple,
+        "tie_embeddings": spec.head.tie_embeddings,
+    }
+
+
+def _check_ends(spec: ModelSpec, faults: list[str]) -> None:
+    if not isinstance(spec.input, TokensInputSpec):
+        faults.append(f"input.type: {spec.input.type!r} (it reads tokens)")
+    elif spec.input.embed_scale != 1.0:
+        faults.append(f"input.embed_scale: {spec.input.embed_scale}")
+    if not isinstance(spec.head, LmHeadSpec):
+        faults.append(f"head.type: {spec.head.type!r} (it has a language model's head)")
+        return
+    for name in ("bias", "logit_softcap", "logit_scale"):
+        value = getattr(spec.head, name)
+        if value != LmHeadSpec.model_fields[name].default:
+            faults.append(f"head.{name}: {value!r}")
+
+
+def _holds_one_mixer(spec: ModelSpec) -> bool:
+    """Tells a bare mixer: hidden states in and out, one layer, no MLP, and norms that have nothing but a weight."""
+    layers, norm = spec.backbone.layers, spec.backbone.norm
+    return (
+        isinstance(spec.input, HiddenInputSpec)
+        and isinstance(spec.head, NoHeadSpec)
+        and len(layers) == 1
+        and layers[0].mixer is not None
+        and layers[0].mlp is None
+        and (norm.type, norm.unit_offset, norm.final_bias) == ("rms", False, False)
+        and spec.backbone.norm_placement == "pre"
+    )
+
+
+def _mixer_config(spec: ModelSpec, faults: list[str]) -> dict[str, Any]:
+    mixer = spec.backbone.layers[0].mixer
+    assert mixer is not None
+    width = "embed_dim" if isinstance(mixer, AttentionSpec) else "d_model"
+    return {width: spec.backbone.d_model, **mixer_kwargs(mixer, "mixer", faults)}
+
+
+def from_upstream(state_dict: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
+    """Turns upstream's weights into a state dict of our model; no value is copied or changed.
+
+    The head's weight may be absent if it is tied. For a one-layer backbone without an MLP, `state_dict` may be that of
+    the mixer alone.
+
+    Raises:
+        CheckpointError: With every missing, unexpected or wrongly shaped weight.
+    """
+    weights = dict(state_dict)
+    if _holds_one_mixer(spec) and not any(name.startswith("backbone.") for name in weights):
+        weights = _with_norms({_MIXER + name: tensor for name, tensor in weights.items()}, spec)
+    return fit_weights(weights, spec, f"weights of {TITLE}")
+
+
+def to_upstream(state_dict: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
+    """Turns our model's weights into upstream's state dict; no value is copied or changed.
+
+    Raises:
+        CheckpointError: If the weights do not fit the spec.
+        UnsupportedError: If they are those of a single mixer, and the norms around it are not one.
+    """
+    if not _holds_one_mixer(spec):
+        return fit_weights(state_dict, spec, "the weights")
+    weights = fit_weights(_with_norms(state_dict, spec), spec, "the weights")
+    for name in _NORMS:
+        if not bool((weights.pop(name) == 1).all()):
+            raise UnsupportedError(f"{TITLE} has no norm around a single mixer, and the weights of {name} are not one")
+    return {name.removeprefix(_MIXER): tensor for name, tensor in weights.items()}
+
+
+def _with_norms(weights: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
+    like = next(iter(weights.values()), torch.empty(0))
+    one = torch.ones(spec.backbone.d_model, dtype=like.dtype, device=like.device)
+    return {**weights, **{name: one.clone() for name in _NORMS if name not in weights}}

@@ -1,0 +1,95 @@
+"""What a stack must be so that mamba-ssm's block builder, which Zonos uses too, can express it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hybridgen.errors import UnsupportedError
+from hybridgen.interop.mixer_fields import Mixer, mixer_kwargs
+from hybridgen.spec import BackboneSpec, LayerSpec, MlpSpec
+from hybridgen.spec.mixers import AttentionSpec
+from hybridgen.spec.parts import NormSpec
+
+_MULTIPLE = 128
+
+
+@dataclass(frozen=True)
+class UpstreamStack:
+    """A stack in upstream's terms.
+
+    Attributes:
+        ssm_cfg: Arguments of the SSM layers.
+        attn_layer_idx: Numbers of the attention layers.
+        attn_cfg: Arguments of the attention layers.
+        d_intermediate: MLP width of the SSM layers, 0 for none; None if there are no SSM layers.
+        attn_d_intermediate: MLP width of the attention layers, likewise.
+    """
+
+    ssm_cfg: dict[str, Any]
+    attn_layer_idx: list[int]
+    attn_cfg: dict[str, Any]
+    d_intermediate: int | None
+    attn_d_intermediate: int | None
+
+
+def upstream_stack(backbone: BackboneSpec, faults: list[str]) -> UpstreamStack:
+    """Reads a stack in upstream's terms; `faults` gets a line for everything that those cannot say."""
+    if backbone.norm_placement != "pre":
+        faults.append(f"backbone.norm_placement: {backbone.norm_placement!r}")
+    if backbone.norm.unit_offset:
+        faults.append("backbone.norm.unit_offset: true")
+    layers = list(enumerate(backbone.layers))
+    empty = [index for index, layer in layers if layer.mixer is None]
+    if empty:
+        faults.append(f"backbone: layers without a mixer, such as layer {empty[0]}")
+    attn = [(index, layer) for index, layer in layers if isinstance(layer.mixer, AttentionSpec)]
+    ssm = [(index, layer) for index, layer in layers if layer.mixer and not isinstance(layer.mixer, AttentionSpec)]
+    ssm_mixer, ssm_mlp = _one_kind(ssm, "SSM", faults)
+    attn_mixer, attn_mlp = _one_kind(attn, "attention", faults)
+    return UpstreamStack(
+        ssm_cfg=mixer_kwargs(ssm_mixer, f"layer {ssm[0][0]}: mixer", faults) if ssm_mixer else {},
+        attn_layer_idx=[index for index, _ in attn],
+        attn_cfg=mixer_kwargs(attn_mixer, f"layer {attn[0][0]}: mixer", faults) if attn_mixer else {},
+        d_intermediate=_width(ssm_mlp, f"layer {ssm[0][0]}: mlp", faults) if ssm else None,
+        attn_d_intermediate=_width(attn_mlp, f"layer {attn[0][0]}: mlp", faults) if attn else None,
+    )
+
+
+def _one_kind(
+    layers: Sequence[tuple[int, LayerSpec]], kind: str, faults: list[str]
+) -> tuple[Mixer | None, MlpSpec | None]:
+    """Returns the mixer and the MLP that all these layers share."""
+    if not layers:
+        return None, None
+    first, example = layers[0]
+    other = next((index for index, layer in layers if layer != example), None)
+    if other is not None:
+        faults.append(f"backbone: {kind} layers that differ, such as layers {first} and {other}")
+    return example.mixer, example.mlp
+
+
+def _width(mlp: MlpSpec | None, path: str, faults: list[str]) -> int:
+    if mlp is None:
+        return 0
+    for name, required in (("gated", True), ("gate_activation", "silu"), ("bias", False)):
+        if getattr(mlp, name) != required:
+            faults.append(f"{path}.{name}: {getattr(mlp, name)!r}")
+    if mlp.hidden() % _MULTIPLE:
+        faults.append(f"{path}: width {mlp.hidden()}, which is no multiple of {_MULTIPLE}")
+    return mlp.d_intermediate if mlp.multiple_of == _MULTIPLE else mlp.hidden()
+
+
+def is_rms(norm: NormSpec) -> bool:
+    """Tells whether upstream's `rms_norm` is true for this norm."""
+    return norm.type == "rms"
+
+
+def refuse(faults: Sequence[str], system: str) -> None:
+    """Raises if there are faults.
+
+    Raises:
+        UnsupportedError: With every one of them.
+    """
+    if faults:
+        listed = "\n".join(f"  {fault}" for fault in faults)
+        raise UnsupportedError(f"{system} cannot express this model; it has no counterpart of\n{listed}")

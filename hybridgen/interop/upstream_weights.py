@@ -1,0 +1,94 @@
+"""The weights of other systems: reading their files, and comparing them with what a spec needs."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hybridgen.builder import build
+from hybridgen.errors import CheckpointError
+from hybridgen.spec import ModelSpec
+from hybridgen.weight_files import INDEX, SINGLE, find_weights, map_tensors
+from hybridgen.weight_names import check_names
+
+PICKLED = "pytorch_model.bin"
+
+
+def read_weights(directory: Path) -> dict[str, Tensor]:
+    """Reads the weights of a directory, memory-mapped: safetensors (one file or shards) or a `pytorch_model.bin`.
+
+    Raises:
+        CheckpointError: If there are none, or a file is damaged.
+    """
+    if (directory / SINGLE).exists() or (directory / INDEX).exists():
+        return dict(map_tensors(find_weights(directory)))
+    if not (directory / PICKLED).exists():
+        raise CheckpointError(f"{directory}: holds neither {SINGLE} nor {INDEX} nor {PICKLED}")
+    return _read_pickled(directory / PICKLED)
+
+
+def _read_pickled(path: Path) -> dict[str, Tensor]:
+    """Reads a state dict saved by torch.save; the file can hold tensors and plain data, and run no code."""
+    try:
+        try:
+            data = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # written before PyTorch 1.6: not a zip file, and not mappable
+            data = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{path}: cannot be read as a state dict of tensors: {reason}") from error
+    if not isinstance(data, dict) or not all(isinstance(value, Tensor) for value in data.values()):
+        raise CheckpointError(f"{path}: must hold a state dict, that is tensors by name, and nothing else")
+    return {str(name): value for name, value in data.items()}
+
+
+def fit_weights(weights: Mapping[str, Tensor], spec: ModelSpec, where: str) -> dict[str, Tensor]:
+    """Returns weights in the order of the model's state dict, tied ones under all of their names.
+
+    Args:
+        weights: Under our names; all but one of the names of a tied weight may be absent.
+        spec: The model's spec.
+        where: What the weights are, for messages.
+
+    Raises:
+        CheckpointError: With every missing, unexpected or wrongly shaped weight, or if a tied one has two values.
+    """
+    model = build(spec, device="meta")
+    complete = dict(weights)
+    for alias, owner in model.tied_weights().items():
+        if owner not in complete:
+            continue
+        value = complete.setdefault(alias, complete[owner])
+        same_shape = value.shape == complete[owner].shape
+        if value is not complete[owner] and same_shape and not torch.equal(value, complete[owner]):
+            raise CheckpointError(f"{where}: the spec ties {alias} to {owner}, but their values differ")
+    needed = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    check_names(needed, {name: tensor.shape for name, tensor in complete.items()}, where)
+    return {name: complete[name] for name in needed}
+
+
+def without_aliases(weights: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
+    """Returns weights with each tied one under its owner's name only."""
+    aliases = build(spec, device="meta").tied_weights()
+    return {name: tensor for name, tensor in weights.items() if name not in aliases}
+
+
+def write_pickled(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Writes a state dict with torch.save; tied weights are in the file once."""
+    stored: dict[tuple[int, int], Tensor] = {}
+    saved = {}
+    for name, tensor in weights.items():
+        key = (tensor.data_ptr(), tensor.nbytes) if tensor.nbytes else (id(tensor), 0)
+        saved[name] = stored.setdefault(key, _with_own_storage(tensor))
+    torch.save(saved, path)
+
+
+def _with_own_storage(tensor: Tensor) -> Tensor:
+    """Returns the same memory as a CPU tensor whose storage is exactly its values.
+
+    torch.save writes whole storages, and the storage of a view of a mapped file is the whole file.
+    """
+    flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+    return torch.from_numpy(flat.view(torch.uint8).numpy()).view(tensor.dtype).reshape(tensor.shape)

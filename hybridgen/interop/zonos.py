@@ -1,0 +1,126 @@
+"""Zonos: the backbone of a `ZonosConfig`, hybrid or transformer, and the weights that belong to it.
+
+Names and layouts of weights are ours, under the prefix `backbone.` in a Zonos file and without it in the state dict of
+its backbone module. One module tree serves both of Zonos' own backbones; what differs between the published models
+is the rotary layout, which `attn_cfg.rotary_emb_interleaved` gives.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from hybridgen.interop.mamba_ssm import refuse_negative
+from hybridgen.interop.mixer_fields import attention_document, refuse_unknown, ssm_document
+from hybridgen.interop.upstream_stack import is_rms, refuse, upstream_stack
+from hybridgen.interop.upstream_weights import fit_weights
+from hybridgen.spec import ModelSpec
+
+TITLE = "Zonos"
+PREFIX = "backbone."
+
+_DEFAULTS: dict[str, Any] = {
+    "d_model": 1024, "d_intermediate": 0, "attn_mlp_d_intermediate": 0, "n_layer": 16, "ssm_cfg": {},
+    "attn_layer_idx": [], "attn_cfg": {}, "rms_norm": False, "residual_in_fp32": False, "norm_epsilon": 1e-5,
+}  # fmt: skip
+_TOP = frozenset({"backbone", "prefix_conditioner", "eos_token_id", "masked_token_id", "pad_vocab_to_multiple_of"})
+_OTHER_PARTS = ("embeddings.", "heads.", "prefix_conditioner.")
+
+
+def spec_document(upstream_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Turns a ZonosConfig, or its `backbone` section alone, into a document that takes and returns hidden states.
+
+    Zonos evaluates its last norm with a bias even when `rms_norm` is true; `norm.final_bias` says so.
+
+    Raises:
+        SpecError: For fields that upstream does not have.
+        UnsupportedError: For layers of a kind that we do not have.
+    """
+    section, path = upstream_config, ""
+    if "backbone" in upstream_config:
+        refuse_unknown(upstream_config, _TOP, "")
+        section, path = upstream_config["backbone"], "backbone"
+    refuse_unknown(section, frozenset(_DEFAULTS), path)
+    config = {**_DEFAULTS, **section}
+    refuse_negative(config["attn_layer_idx"])
+    norm = {"type": "rms", "final_bias": True} if config["rms_norm"] else {"type": "layer"}
+    backbone = {
+        "d_model": config["d_model"],
+        "n_layer": config["n_layer"],
+        "attn_layer_idx": config["attn_layer_idx"],
+        "d_intermediate": config["d_intermediate"],
+        "attn_mlp_d_intermediate": config["attn_mlp_d_intermediate"],
+        "ssm": ssm_document(config["ssm_cfg"], "ssm_cfg"),
+        "norm": {**norm, "eps": config["norm_epsilon"]},
+        "residual_in_fp32": config["residual_in_fp32"],
+    }
+    if config["attn_layer_idx"]:
+        backbone["attn"] = attention_document(config["attn_cfg"], "attn_cfg")
+    return {"input": {"type": "hidden"}, "backbone": backbone, "head": {"type": "none"}}
+
+
+def upstream_config(spec: ModelSpec) -> dict[str, Any]:
+    """Turns a spec into the `backbone` section of a ZonosConfig.
+
+    How weights start (`backbone.init`) is left out: it has no meaning for weights that are there.
+
+    Raises:
+        UnsupportedError: With everything that upstream cannot express.
+    """
+    faults: list[str] = []
+    for name, given in (("input", spec.input.type), ("head", spec.head.type)):
+        if given not in ("hidden", "none"):
+            faults.append(f"{name}.type: {given!r} (its backbone takes and returns hidden states)")
+    stack = upstream_stack(spec.backbone, faults)
+    norm = spec.backbone.norm
+    if is_rms(norm) and not norm.final_bias:
+        faults.append("backbone.norm.final_bias: false (its last norm always has a bias)")
+    refuse(faults, TITLE)
+    return {
+        "d_model": spec.backbone.d_model,
+        "d_intermediate": stack.d_intermediate or 0,
+        "attn_mlp_d_intermediate": stack.attn_d_intermediate or 0,
+        "n_layer": spec.backbone.n_layer,
+        "ssm_cfg": stack.ssm_cfg,
+        "attn_layer_idx": stack.attn_layer_idx,
+        "attn_cfg": stack.attn_cfg,
+        "rms_norm": is_rms(norm),
+        "residual_in_fp32": spec.backbone.residual_in_fp32,
+        "norm_epsilon": norm.eps,
+    }
+
+
+def from_upstream(state_dict: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
+    """Turns upstream's weights into a state dict of our model; no value is copied or changed.
+
+    Args:
+        state_dict: The weights of a Zonos file or of its backbone alone. Parts of Zonos around the backbone are left
+            aside; `other_weights` returns them.
+        spec: From `spec_document`.
+
+    Raises:
+        CheckpointError: With every missing, unexpected or wrongly shaped weight of the backbone.
+    """
+    weights = {}
+    others = other_weights(state_dict)
+    for name, tensor in state_dict.items():
+        if name not in others:
+            weights[name if name.startswith(PREFIX) else PREFIX + name] = tensor
+    return fit_weights(weights, spec, f"weights of {TITLE}")
+
+
+def other_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the weights of Zonos' parts around the backbone: embeddings, heads and the prefix conditioner."""
+    return {name: tensor for name, tensor in state_dict.items() if name.startswith(_OTHER_PARTS)}
+
+
+def to_upstream(state_dict: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
+    """Turns our model's weights into the state dict of Zonos' backbone module; no value is copied or changed.
+
+    In a Zonos file the same names stand under the prefix `backbone.`.
+
+    Raises:
+        CheckpointError: If the weights do not fit the spec.
+    """
+    weights = fit_weights(state_dict, spec, "the weights")
+    return {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
