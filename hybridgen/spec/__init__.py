@@ -9,6 +9,7 @@ from hybridgen.spec.ends import InputSpec as InputSpec
 from hybridgen.spec.ends import LmHeadSpec as LmHeadSpec
 from hybridgen.spec.ends import NoHeadSpec as NoHeadSpec
 from hybridgen.spec.ends import TokensInputSpec as TokensInputSpec
+from hybridgen.spec.load import load_spec as load_spec
 from hybridgen.spec.mixers import AttentionSpec as AttentionSpec
 from hybridgen.spec.mixers import Mamba1Spec as Mamba1Spec
 from hybridgen.spec.mixers import Mamba2Spec as Mamba2Spec

@@ -69,7 +69,6 @@ def test_dry_run_counts_tied_weights_once(hybridgen: Program) -> None:
         (("--max-shard-size", "huge"), "huge"),
         (("backbone.d_model=0",), "d_model"),
     ],
-    ids=" ".join,
 )
 def test_wrong_options_are_worded(hybridgen: Program, tmp_path: Path, options: tuple[str, ...], words: str) -> None:
     result = hybridgen("build", TINY, "-o", tmp_path / "out", *options)

@@ -56,7 +56,9 @@ def test_what_is_no_document_is_worded(hybridgen: Program, tmp_path: Path, kind:
 def test_environment_is_read_only_when_allowed(
     hybridgen: Program, document: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WIDTH", "64")
-    path = document("backbone: {d_model: '${oc.decode:${oc.env:WIDTH}}', n_layer: 2, ssm: {type: mamba2}}\n")
-    assert hybridgen("check", path).status == 2
-    assert "d_model 64" in hybridgen("check", path, "--allow-env").out
+    monkeypatch.setenv("MODEL_NAME", "from-outside")
+    path = document("name: ${oc.env:MODEL_NAME}\nbackbone: {d_model: 64, n_layer: 2, ssm: {type: mamba2}}\n")
+    refused = hybridgen("check", path)
+    assert refused.status == 2
+    assert "environment" in refused.err
+    assert "from-outside: 2 layers" in hybridgen("check", path, "--allow-env").out

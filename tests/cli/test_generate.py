@@ -43,7 +43,6 @@ def test_codes_are_joined_by_commas(hybridgen: Program, tmp_path: Path) -> None:
         (("--prompt-ids", "1", "--device", "teapot"), "teapot"),
         ((), "--prompt-ids"),
     ],
-    ids=" ".join,
 )
 def test_wrong_options_are_worded(hybridgen: Program, saved: Path, options: tuple[str, ...], words: str) -> None:
     result = hybridgen("generate", saved, *options)
