@@ -234,7 +234,7 @@ class _Interpolation:
             raise _NoValueError(f"the resolver `{_show(reference)}` is {what}: a spec is data and runs nothing", fix)
         if not self.allow_env:
             message = f"`{_show(reference)}` would read the environment, which is off"
-            raise _NoValueError(message, "write the value, or load with allow_env=True")
+            raise _NoValueError(message, "write the value, or allow it with --allow-env (allow_env=True in Python)")
         variable, default = match.groups()
         if variable in os.environ:
             return os.environ[variable]

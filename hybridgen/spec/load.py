@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,7 +87,7 @@ def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = (), allow
     try:
         resolved = resolve(document.data, document.locate)
     except SpecError as error:
-        unheard = [fault for fault in error.faults if not _is_noise(fault, draft.broken)]
+        unheard = [fault for fault in error.faults if not _is_noise(fault, draft, document)]
         raise SpecError(_ordered([*draft.faults, *unheard])) from None
     if draft.faults:
         raise SpecError(_ordered(draft.faults))
@@ -133,17 +134,24 @@ def _change(draft: _Draft, overrides: list[Override], faults: list[Fault], allow
     return draft
 
 
-def _is_noise(fault: Fault, broken: list[YamlPath]) -> bool:
-    """Whether a fault is only the consequence of a value that could not be read."""
-    return any(fault.path == text or fault.path.startswith((f"{text}.", f"{text}[")) for text in map(path_text, broken))
+def _is_noise(fault: Fault, draft: _Draft, document: LoadedDocument) -> bool:
+    """Whether a fault is only the consequence of a value that could not be read; what is wrong with its key is not."""
+    for path in draft.broken:
+        text = path_text(path)
+        if fault.path.startswith((f"{text}.", f"{text}[")):
+            return True
+        if fault.path == text and (fault.line, fault.column) == document.locate(path)[1:3]:
+            return True
+    return False
 
 
 def _ordered(faults: list[Fault]) -> list[Fault]:
     """File by file as they come up, each from top to bottom, overrides last."""
     files = list(dict.fromkeys(fault.file for fault in faults))
 
-    def order(fault: Fault) -> tuple[bool, int, float, float]:
-        is_override = (fault.file or "").startswith("override ") and fault.line is None
-        return is_override, files.index(fault.file), fault.line or math.inf, fault.column or 0
+    def order(fault: Fault) -> tuple[int, int, float, float]:
+        override = re.match(r"override (\d+): ", fault.file or "") if fault.line is None else None
+        number = int(override.group(1)) if override else 0
+        return number, files.index(fault.file), fault.line or math.inf, fault.column or 0
 
     return sorted(faults, key=order)

@@ -17,6 +17,7 @@ from hybridgen.spec.yaml_text import fault_at
 
 MAX_LENGTH = 8192
 MAX_BRACKETS = 16
+MAX_NUMBER = 10**64
 
 _TOP: YamlPath = ()
 _HOW = "write `key=value`, `+key=value` or `~key`, and quote special characters: key='\"a b\"'"
@@ -146,6 +147,8 @@ def _syntax_words(text: str, problem: str) -> tuple[str, str]:
         return "a key has no spaces", "write `key=value`"
     if "-" in key and re.search(r"\.-\d|^-", key):
         return "a key has no negative index and no leading `-`", "count from 0, as in `key.0=value`"
+    if not re.fullmatch(r"\+{0,2}~?[\w$-]+(\.[\w$-]+)*", key):
+        return f"the key `{_printable(key)}` is not understood", "write names with single dots between them"
     if "${" in value:
         return "this reference is not understood", f"put the value in quotes: {key}='\"{value}\"'"
     if value.count("'") % 2 or value.count('"') % 2:
@@ -173,10 +176,12 @@ def _check_value(value: Any) -> None:
         if isinstance(item, dict):
             for key in item:
                 if not isinstance(key, str):
-                    raise _RefusedError(f"a key must be text, given {key}", f'write "{key}" in quotes')
+                    raise _RefusedError(f"a key must be text, given {_word(key)}", f'write "{_word(key)}"')
             stack.extend(item.values())
         elif isinstance(item, list):
             stack.extend(item)
+        elif isinstance(item, int) and abs(item) >= MAX_NUMBER:
+            raise _RefusedError("a whole number has at most 64 digits", "write a smaller one")
         elif not isinstance(item, str | int | float | None):
             raise _RefusedError(f"the value is not plain data, given {type(item).__name__}", _HOW)
 
@@ -253,9 +258,12 @@ def _kind(node: Node) -> str:
         return "a mapping"
     if isinstance(node.value, list):
         return "a list"
-    if node.value is None or isinstance(node.value, bool):
-        return f"the value {'null' if node.value is None else str(node.value).lower()}"
-    return f"the value {_printable(str(node.value))}"
+    return f"the value {_printable(_word(node.value))}"
+
+
+def _word(value: Any) -> str:
+    """A scalar as YAML writes it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _merge(old: Node, new: Node) -> None:

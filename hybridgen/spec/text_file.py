@@ -30,6 +30,8 @@ def read_text(path: str | os.PathLike[str]) -> str:
     name = os.fspath(path)
     try:
         data = _read_bytes(name)
+    except SpecError:
+        raise
     except (OSError, ValueError) as error:
         raise SpecError([_unreadable(name, error)]) from None
     try:
@@ -110,8 +112,10 @@ def _nearest_file(name: str) -> str:
     folder, base = os.path.split(name)
     if folder and not os.path.isdir(folder):
         return f"the folder {folder} does not exist"
-    names = _entries(folder)
-    close = difflib.get_close_matches(base, names, 1, 0.5) or [n for n in names if n.rpartition(".")[0] == base]
+    names = [entry for entry in _entries(folder) if not entry.startswith(".")]
+    stem = os.path.splitext(base)[0]
+    close = difflib.get_close_matches(base, names, 1, 0.75) or [n for n in names if stem and n.startswith(stem)]
+    close = close or difflib.get_close_matches(base, names, 1)
     return f"did you mean {os.path.join(folder, close[0])}?" if close else "check its name and the current folder"
 
 
