@@ -11,22 +11,20 @@ PACKAGE = ROOT / "hybridgen"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = sorted([*MODULES, *(ROOT / "scripts").rglob("*.py"), *(ROOT / "tests").rglob("*.py")])
 
+PARTS_OF_A_MODEL = {"errors", "spec", "layers", "model"}
+FILES = {"atomic", "weight_files", "weight_names"}
 # What each part may import besides itself. A part is a package or a module directly under hybridgen/.
 ARROWS = {
     "errors": set(),
     "spec": {"errors"},
     "ops": {"errors"},
+    **{name: {"errors"} for name in FILES},
     "layers": {"errors", "spec", "ops"},
     "model": {"errors", "spec", "ops", "layers"},
-    "atomic": {"errors"},
-    "weight_files": {"errors"},
-    "weight_names": {"errors"},
-    "builder": {"errors", "spec", "layers", "model"},
-    "checkpoint": {"errors", "atomic", "weight_files", "weight_names", "spec", "layers", "model", "builder"},
-    "interop": {
-        "errors", "atomic", "weight_files", "weight_names", "spec", "layers", "model", "builder", "checkpoint"
-    },  # fmt: skip
-    "cli": {"__init__", "errors", "spec", "ops", "layers", "model", "builder", "checkpoint", "interop"},
+    "builder": PARTS_OF_A_MODEL,
+    "checkpoint": PARTS_OF_A_MODEL | FILES | {"builder"},
+    "interop": PARTS_OF_A_MODEL | FILES | {"builder", "checkpoint"},
+    "cli": PARTS_OF_A_MODEL | {"__init__", "ops", "builder", "checkpoint", "interop"},
 }
 PUBLIC_NAMES = "__init__"  # hybridgen/__init__.py imports any part, but only when a name is used
 OPTIONAL = {"transformers", "mamba_ssm", "causal_conv1d"}
