@@ -6,12 +6,13 @@ from typing import Any
 
 from hybridgen.spec.base import Spec
 from hybridgen.spec.document import MIXERS
-from hybridgen.spec.fields import Checked, Part, check, check_names
-from hybridgen.spec.layer_changes import Change, kind_of
+from hybridgen.spec.fields import Checked, Part, check, check_loosely
+from hybridgen.spec.layer_changes import kind_of
+from hybridgen.spec.layer_parts import FAMILIES, Block, Change
 from hybridgen.spec.parts import MlpSpec
 from hybridgen.spec.report import Report, layers_text
 from hybridgen.spec.rules import check_mixer_rules
-from hybridgen.spec.stack import Block, Stack
+from hybridgen.spec.stack import Stack
 from hybridgen.spec.tree import BROKEN, Node
 
 Content = tuple[Spec | None, Spec | None]
@@ -51,7 +52,7 @@ class LayerChecker:
                 self.check_mlp(node, needed_by)
 
     def check_rest(self, stack: Stack, changes: Iterable[Change]) -> None:
-        """Checks the blocks that no layer is made of any more, or yet, and the overrides that reached no layer.
+        """Checks the blocks that no layer is made of any more, or yet, and the overrides on their own.
 
         A part of the short form, or a block whose every layer is overridden, may be incomplete.
         """
@@ -65,14 +66,16 @@ class LayerChecker:
         for change in changes:
             if change.part is not None and change.section == "mlp":
                 self.check_mlp(change.part, None)
-            elif change.part is not None:
+            elif change.part is not None and change.part.get("type") is not None:
                 self.check_mixer(change.part, None, rules=False)
+            elif change.part is not None and change.stray:
+                check_loosely(change.part, FAMILIES[change.section], f"an override's {change.section}", self.report)
 
     def check_mixer(self, node: Node, needed_by: str | None, rules: bool) -> None:
         """Checks the fields of a mixer, and the rules between them if asked to."""
         kind = kind_of(node)
         if node.value is BROKEN or kind is None or kind is BROKEN:
-            check_names(node, MIXERS, "mixer", self.report)
+            check_loosely(node, MIXERS, "mixer", self.report)
             self.mixers[id(node)] = (Checked(None), node)
             return
         part = Part(node, f"mixer type '{kind}'", ("mixer", MIXERS), needed_by)

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from hybridgen.spec.base import Spec
 from hybridgen.spec.report import Report
-from hybridgen.spec.tree import Node, mapping_of
+from hybridgen.spec.tree import BROKEN, Node, mapping_of
 from hybridgen.spec.vocabulary import unknown_key
 from hybridgen.spec.wording import Schema, expectation, field_schema, wrong_value
 
@@ -63,13 +63,14 @@ def check(spec: type[S], part: Part, report: Report) -> Checked[S]:
     for key in children.keys() - known.keys():
         hint = _sibling_hint(key, spec, part.siblings)
         unknown_key(report, children[key].path, part.what, spec.model_fields, children, hint)
-    values = {key: child.plain() for key, child in known.items()}
+    broken = {key for key, child in known.items() if child.value is BROKEN}
+    values = {key: child.plain() for key, child in known.items() if key not in broken}
     try:
-        return Checked(spec.model_validate(values), frozenset(children.keys() - known.keys()))
+        return Checked(spec.model_validate(values), frozenset(broken | (children.keys() - known.keys())))
     except ValidationError as error:
         wrong = error.errors(include_url=False, include_context=False, include_input=False)
-    faulty = {str(each["loc"][0]) for each in wrong}
-    for field in sorted(faulty, key=list(spec.model_fields).index):
+    faulty = {str(each["loc"][0]) for each in wrong} | broken
+    for field in sorted(faulty - broken, key=list(spec.model_fields).index):
         schema = field_schema(spec, field)
         if field in known:
             items = {each["loc"][1] for each in wrong if each["loc"][0] == field and len(each["loc"]) > 1}
@@ -101,7 +102,7 @@ def _report_missing(part: Part, field: str, schema: Schema, report: Report) -> N
     meaning = str(schema.get("description", "")).split(";")[0].rstrip(".")
     users = f" for {part.needed_by}" if part.needed_by else ""
     suggestion = f"add {field}: {expectation(schema)} ({meaning})"
-    report.add(part.node.place_of((field,)), f"required field is missing{users}", suggestion)
+    report.add(part.node.place_of((field,)), f"required field is missing{users}", suggestion, missing=True)
 
 
 def _stand_in(spec: type[S], values: dict[str, Any], faulty: set[str]) -> S | None:
@@ -134,19 +135,24 @@ def choose(
     if kind is None:
         if fallback is not None:
             return fallback, classes[fallback]
-        report.add(node.place_of(("type",)), "required field is missing", f"add type: one of {names}")
+        suggestion = f"add type: one of {names}"
+        report.add(node.place_of(("type",)), "required field is missing", suggestion, missing=True)
         return None
     if isinstance(kind.value, str) and kind.value in classes:
         return kind.value, classes[kind.value]
     schema: Schema = {"enum": list(classes)}
-    message, suggestion = wrong_value(schema, kind.plain())
-    report.add(kind.path, message.replace("must be", f"{family} type must be"), suggestion)
+    message, repair = wrong_value(schema, kind.plain())
+    report.add(kind.path, message.replace("must be", f"{family} type must be"), repair)
     return None
 
 
-def check_names(node: Node, classes: Mapping[str, type[Spec]], what: str, report: Report) -> None:
-    """Checks the names of the fields of a part whose type is unknown: each must be a field of one of the types."""
+def check_loosely(node: Node, classes: Mapping[str, type[Spec]], what: str, report: Report) -> None:
+    """Checks the fields of a part whose type is unknown: each must be a valid field of one of the types."""
     valid = list(dict.fromkeys(name for spec in classes.values() for name in spec.model_fields))
     children = node.value if isinstance(node.value, dict) else {}
     for key in children.keys() - set(valid):
         unknown_key(report, children[key].path, what, valid, children)
+    rest = {key: child for key, child in children.items() if key in valid and key != "type"}
+    for spec in classes.values():
+        fields = {key: rest.pop(key) for key in list(rest) if key in spec.model_fields}
+        check(spec, Part(Node(fields, node.path), what, needed_by=None), report)

@@ -1,33 +1,16 @@
 """The `overrides` of a backbone: changes to some layers, merged into what they are."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from hybridgen.spec.base import Spec
-from hybridgen.spec.document import MIXERS, SSMS, OverrideDocument
+from hybridgen.spec.document import OverrideDocument
 from hybridgen.spec.layer_index import select_layers
+from hybridgen.spec.layer_parts import FAMILIES, Block, Change, read_change
 from hybridgen.spec.places import path_text
 from hybridgen.spec.report import Report, layers_text, shown
-from hybridgen.spec.stack import ATTENTION, Block, read_mixer, read_mlp
 from hybridgen.spec.tree import BROKEN, Node, mapping_of
 from hybridgen.spec.vocabulary import unknown_key
 
-_FAMILIES: dict[str, dict[str, type[Spec]]] = {"attn": ATTENTION, "ssm": SSMS, "mixer": MIXERS}
 _KIND_NAMES = {"attn": "attention layer", "ssm": "SSM layer"}
-
-
-@dataclass(frozen=True)
-class Change:
-    """What an override does to one part of its layers.
-
-    Attributes:
-        section: `attn`, `ssm`, `mixer` or `mlp`.
-        part: The fields to merge in, with one spelling; None to remove the part.
-        node: The section as written.
-    """
-
-    section: str
-    part: Node | None
-    node: Node
 
 
 @dataclass
@@ -37,12 +20,12 @@ class Overrides:
     Attributes:
         layers: One block per layer; None if the order of the layers is at fault.
         report: Takes the faults.
-        stray: The changes that reached no layer, whose fields nobody has looked at.
+        changes: What the overrides change, for a look at their own fields.
     """
 
     layers: list[Block] | None
     report: Report
-    stray: list[Change] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
 
     def apply(self, node: Node) -> None:
         """Applies a list of overrides."""
@@ -68,22 +51,13 @@ class Overrides:
         self._refuse_two_mixers(children)
         selected = self._selected(entry, children)
         for change in changes:
-            if selected is None or self.layers is None:
-                self.stray.append(change)
-            else:
-                self._change(change, selected, self.layers)
+            reached = selected is not None and self.layers is not None and self._change(change, selected, self.layers)
+            self.changes.append(replace(change, stray=not reached))
 
     def _read(self, section: str, node: Node) -> Change:
-        if section == "mlp":
-            part = read_mlp(node, self.report)
-        elif node.value is None and section != "mixer":
-            mapping_of(node, self.report)
-            part = Node(BROKEN, node.path)
-        else:
-            part = read_mixer(node, _FAMILIES[section], self.report, kind_needed=False)
-        if isinstance(node.value, dict) and not node.value:
+        if node.value == {}:
             self.report.add(node.path, "an override must change something; given an empty mapping", "name a field")
-        return Change(section, part, node)
+        return read_change(section, node, self.report)
 
     def _refuse_two_mixers(self, children: dict[str, Node]) -> None:
         for section in ("attn", "ssm"):
@@ -96,7 +70,7 @@ class Overrides:
         layers = children.get("layers")
         if layers is None:
             suggestion = "add layers: a list of integers, 'all', or a slice such as '3::4'"
-            self.report.add(entry.place_of(("layers",)), "required field is missing", suggestion)
+            self.report.add(entry.place_of(("layers",)), "required field is missing", suggestion, missing=True)
             return None
         n_layer = None if self.layers is None else len(self.layers)
         selected = select_layers(layers, n_layer, self.report)
@@ -105,14 +79,14 @@ class Overrides:
             return None
         return selected
 
-    def _change(self, change: Change, selected: tuple[int, ...], layers: list[Block]) -> None:
+    def _change(self, change: Change, selected: tuple[int, ...], layers: list[Block]) -> bool:
+        """Applies a change; returns whether there is a layer for it."""
         touched = [index for index in selected if _touches(change, layers[index])]
         if not touched:
-            self.stray.append(change)
             if change.part is None or change.part.value is not BROKEN:
                 message, suggestion = _touches_none(change.section, selected, layers)
                 self.report.add(change.node.path, message, suggestion, key=True)
-            return
+            return False
         changed: dict[Block, Block] = {}
         for index in touched:
             before = layers[index]
@@ -123,6 +97,7 @@ class Overrides:
         if emptied:
             message = f"this leaves {layers_text(emptied)} with neither mixer nor mlp"
             self.report.add(change.node.path, message, "a layer needs at least one of them", key=True)
+        return True
 
 
 def _touches(change: Change, block: Block) -> bool:
@@ -131,7 +106,7 @@ def _touches(change: Change, block: Block) -> bool:
     if change.section == "mixer":
         return change.part is not None or block.mixer is not None
     kind = kind_of(block.mixer)
-    return kind is BROKEN or kind in _FAMILIES[change.section]
+    return kind is BROKEN or kind in FAMILIES[change.section]
 
 
 def kind_of(mixer: Node | None) -> str | None:
@@ -148,7 +123,7 @@ def _touches_none(section: str, selected: tuple[int, ...], layers: list[Block]) 
     if section not in _KIND_NAMES:
         return f"there is nothing to remove: {where} of the stack without {section}", "remove this"
     name = _KIND_NAMES[section]
-    there = [index for index, block in enumerate(layers) if kind_of(block.mixer) in _FAMILIES[section]]
+    there = [index for index, block in enumerate(layers) if kind_of(block.mixer) in FAMILIES[section]]
     suggestion = f"{name}s are {layers_text(there)}" if there else f"this stack has no {name}"
     return f"this touches no layer: {where} of the stack hold no {name}", suggestion
 

@@ -155,7 +155,8 @@ class Mamba2Spec(Spec):
         d_inner, d_ssm = self.d_inner(d_model), self.d_ssm_for(d_model)
         if d_ssm > d_inner:
             yield Problem(
-                ("d_ssm",), f"d_ssm must not exceed d_inner = expand * d_model = {d_inner}; given {d_ssm}",
+                ("d_ssm",),
+                f"d_ssm must not exceed d_inner = expand * d_model = {d_inner}; given {d_ssm}",
                 depends=("expand",),
             )
         if d_ssm % self.headdim:
@@ -179,7 +180,8 @@ class Mamba2Spec(Spec):
             )
         if self.norm_before_gate and not self.rmsnorm:
             yield Problem(
-                ("norm_before_gate",), "norm_before_gate: true needs rmsnorm: true, there is no norm to place",
+                ("norm_before_gate",),
+                "norm_before_gate: true needs rmsnorm: true, there is no norm to place",
                 depends=("rmsnorm",),
             )
 
@@ -244,19 +246,36 @@ class AttentionSpec(Spec):
         """Yields the rules between fields that this mixer breaks in a stack of width d_model."""
         if self.num_heads % self.kv_heads():
             yield Problem(
-                ("num_heads_kv",), f"num_heads_kv must divide num_heads = {self.num_heads}; given {self.num_heads_kv}",
+                ("num_heads_kv",),
+                f"num_heads_kv must divide num_heads = {self.num_heads}; given {self.num_heads_kv}",
                 depends=("num_heads",),
             )
         if self.head_dim is None and d_model % self.num_heads:
             yield Problem(
-                ("num_heads",), f"num_heads must divide d_model = {d_model} when head_dim is not given; "
-                f"given {self.num_heads}", "set head_dim, or choose a divisor", depends=("head_dim",),
+                ("num_heads",),
+                f"num_heads must divide d_model = {d_model} when head_dim is not given; given {self.num_heads}",
+                "set head_dim, or choose a divisor",
+                depends=("head_dim",),
             )
         elif self.rotary_emb_dim > self.head_dim_for(d_model):
             yield Problem(
                 ("rotary_emb_dim",),
                 f"rotary_emb_dim must be at most head_dim = {self.head_dim_for(d_model)}; given {self.rotary_emb_dim}",
                 depends=("head_dim", "num_heads"),
+            )
+        if not self.causal and self.d_conv:
+            yield Problem(
+                ("d_conv",),
+                f"d_conv needs causal: true, its convolution looks back only; given {self.d_conv}",
+                "write d_conv: 0",
+                depends=("causal",),
+            )
+        if not self.causal and self.window is not None:
+            yield Problem(
+                ("window",),
+                f"window needs causal: true, it counts the tokens up to the current one; given {self.window}",
+                "write window: null",
+                depends=("causal",),
             )
         if self.rotary_emb_dim % 2:
             yield Problem(("rotary_emb_dim",), f"rotary_emb_dim must be even; given {self.rotary_emb_dim}")

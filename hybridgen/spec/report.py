@@ -17,6 +17,7 @@ class _Finding(NamedTuple):
     key: bool
     offset: int
     other: YamlPath | None
+    missing: bool
 
 
 class Report:
@@ -24,9 +25,10 @@ class Report:
 
     def __init__(self) -> None:
         self._findings: dict[tuple[YamlPath, str], _Finding] = {}
+        self._excused: set[YamlPath] = set()
 
-    def __bool__(self) -> bool:
-        return bool(self._findings)
+    def __len__(self) -> int:
+        return len(self._findings)
 
     def add(
         self,
@@ -37,6 +39,7 @@ class Report:
         key: bool = False,
         offset: int = 0,
         other: YamlPath | None = None,
+        missing: bool = False,
     ) -> None:
         """Adds a fault.
 
@@ -47,8 +50,14 @@ class Report:
             key: Whether the key is wrong, not its value.
             offset: Characters into the value, for a text that is wrong in the middle.
             other: A second place that has a part in the fault; its line is added to the message.
+            missing: Whether the fault is that there is nothing at `path`.
         """
-        self._findings.setdefault((path, message), _Finding(path, message, suggestion, key, offset, other))
+        found = _Finding(path, message, suggestion, key, offset, other, missing)
+        self._findings.setdefault((path, message), found)
+
+    def excuse(self, path: YamlPath) -> None:
+        """Notes that the user did write what may be missing at a path, only misspelt: one fault is enough."""
+        self._excused.add(path)
 
     def faults(self, order: Iterable[YamlPath], locate: Locate | None) -> list[Fault]:
         """Returns the faults in the order of the document, located if that is possible.
@@ -62,7 +71,8 @@ class Report:
             ranks.setdefault(path, len(ranks))
         rows = []
         files: dict[str | None, int] = {}
-        for found in sorted(self._findings.values(), key=lambda each: _rank(ranks, each.path)):
+        kept = [each for each in self._findings.values() if not (each.missing and each.path in self._excused)]
+        for found in sorted(kept, key=lambda each: _rank(ranks, each.path)):
             place = locate(found.path, found.key) if locate else NOWHERE
             file_rank = files.setdefault(place.file, len(files) + (10_000 if place.line is None else 0))
             spot = (file_rank, place.line or 0, place.column or 0)
@@ -106,19 +116,20 @@ def shown(value: object) -> str:
     if isinstance(value, str):
         return f"the text {value if len(value) <= _SHOWN_LENGTH else value[:_SHOWN_LENGTH] + '...'!r}"
     if isinstance(value, list | tuple):
-        return _short(f"the list {_flow(value)}")
+        return _short(f"the list {flow(value)}")
     if isinstance(value, dict):
-        return _short(f"the mapping {_flow(value)}") if value else "an empty mapping"
-    return _short(_flow(value))
+        return _short(f"the mapping {flow(value)}") if value else "an empty mapping"
+    return _short(flow(value))
 
 
-def _flow(value: object, depth: int = 0) -> str:
+def flow(value: object, depth: int = 0) -> str:
+    """Writes a value as YAML would on one line; of long or deep values only the beginning."""
     if isinstance(value, list | tuple):
-        inside = "..." if depth > 2 else ", ".join(_flow(item, depth + 1) for item in value[:20])
+        inside = "..." if depth > 2 else ", ".join(flow(item, depth + 1) for item in value[:20])
         return f"[{inside}]"
     if isinstance(value, dict):
         items = list(value.items())[:20]
-        inside = "..." if depth > 2 else ", ".join(f"{key}: {_flow(item, depth + 1)}" for key, item in items)
+        inside = "..." if depth > 2 else ", ".join(f"{key}: {flow(item, depth + 1)}" for key, item in items)
         return f"{{{inside}}}"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
@@ -126,7 +137,7 @@ def _flow(value: object, depth: int = 0) -> str:
         return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
     if isinstance(value, int) and abs(value) >= 10**_SHOWN_LENGTH:
         return "a very large number"
-    return str(value) if isinstance(value, int | float) else repr(value)
+    return str(value) if isinstance(value, int | float) else repr(value) if isinstance(value, str) else "?"
 
 
 def _short(text: str) -> str:

@@ -17,7 +17,7 @@ from hybridgen.errors import SpecError
 from hybridgen.spec.base import Spec
 from hybridgen.spec.blocks import LayerChecker, name_blocks
 from hybridgen.spec.document import BACKBONE_SCALARS, HEADS, INPUTS, BackboneDocument, ModelDocument, NamedDocument
-from hybridgen.spec.fields import Checked, Part, check, check_names, choose
+from hybridgen.spec.fields import Checked, Part, check, check_loosely, choose
 from hybridgen.spec.layer_changes import Overrides
 from hybridgen.spec.parts import InitSpec, NormSpec
 from hybridgen.spec.pattern import compress_pattern
@@ -88,7 +88,7 @@ def _check_end(
         return _BROKEN, node
     choice = choose(family, classes, node, report)
     if choice is None:
-        check_names(node, classes, family, report)
+        check_loosely(node, classes, family, report)
         return _BROKEN, node
     kind, spec = choice
     return check(spec, Part(node, f"{family} type '{kind}'", (family, classes)), report), node
@@ -98,7 +98,7 @@ def _resolve_backbone(root: Node, head: Checked[Any], report: Report) -> dict[st
     backbone = root.get("backbone")
     if backbone is None:
         suggestion = "add backbone: {d_model: ..., n_layer: ...}"
-        report.add(root.place_of(("backbone",)), "required field is missing", suggestion)
+        report.add(root.place_of(("backbone",)), "required field is missing", suggestion, missing=True)
         return None
     fields = respell_backbone(backbone, report)
     if fields is None:
@@ -118,7 +118,7 @@ def _resolve_backbone(root: Node, head: Checked[Any], report: Report) -> dict[st
     checker.check_layers(overrides.layers or ())
     for mixer, node in list(checker.mixers.values()):
         check_causality(mixer, node, head, report)
-    checker.check_rest(stack, overrides.stray)
+    checker.check_rest(stack, [*stack.unused, *overrides.changes])
     if report or settings.spec is None or overrides.layers is None:
         return None
 

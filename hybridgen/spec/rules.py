@@ -19,10 +19,11 @@ def check_mixer_rules(mixer: Checked[Any], node: Node, d_model: int | None, repo
     """Reports the rules between the fields of a mixer, as far as the fields they read are sound."""
     if mixer.spec is None:
         return
+    faulty = set(mixer.faulty)
     for problem in _problems(mixer.spec, d_model):
-        fields = (str(problem.path[0]), *problem.depends)
-        if mixer.faulty.isdisjoint(fields):
+        if faulty.isdisjoint((str(problem.path[0]), *problem.depends)):
             report.add(_blamed(node, problem), problem.message, problem.suggestion)
+            faulty.add(str(problem.path[0]))
 
 
 def _problems(spec: Any, d_model: int | None) -> Iterable[Problem]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Iterable
 
+_LONGEST_WORD = 64
+
 SYNONYMS = {
     "hidden_size": "d_model",
     "n_embd": "d_model",
@@ -87,24 +89,29 @@ def nearest(word: str, choices: Iterable[str], taken: Collection[str] = ()) -> s
     Returns:
         The choice, or None if nothing is near.
     """
-    given = _bare(word)
+    if len(word) > _LONGEST_WORD:
+        return None
+    given = bare(word)
     ranked = sorted(
         (_unlikeness(word, given, choice), choice in taken, order, choice) for order, choice in enumerate(choices)
     )
     if not ranked:
         return None
     (edits, *_), _, _, best = ranked[0]
-    return best if edits <= max(1, len(given) // 3) or _begins(given, _bare(best)) else None
+    if edits <= max(1, len(given) // 3) and edits < max(len(given), len(bare(best))):
+        return best
+    return next((choice for *_, choice in ranked if _begins(given, bare(choice))), None)
 
 
 def _unlikeness(word: str, given: str, choice: str) -> tuple[int, int, int, int]:
     """Ranks a choice: edits without case and underscores, edits with them, other length, other beginning."""
-    bare = _bare(choice)
-    same_start = next((i for i, (a, b) in enumerate(zip(given, bare, strict=False)) if a != b), len(given))
-    return (distance(given, bare), distance(word, choice), abs(len(word) - len(choice)), -same_start)
+    plain = bare(choice)
+    same_start = next((i for i, (a, b) in enumerate(zip(given, plain, strict=False)) if a != b), len(given))
+    return (distance(given, plain), distance(word, choice), abs(len(word) - len(choice)), -same_start)
 
 
-def _bare(word: str) -> str:
+def bare(word: str) -> str:
+    """A word without case, underscores and hyphens."""
     return word.lower().replace("_", "").replace("-", "").strip()
 
 

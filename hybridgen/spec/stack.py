@@ -1,41 +1,20 @@
 """From either form of a backbone to one block per layer, before any field of a block is checked."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from hybridgen.spec.base import Spec
-from hybridgen.spec.document import LONG_FORM, MIXERS, SHORT_FORM, SSMS, BackboneDocument, BlockDocument
-from hybridgen.spec.fields import choose
+from hybridgen.spec.document import LONG_FORM, SHORT_FORM, SSMS, BackboneDocument, BlockDocument
 from hybridgen.spec.layer_index import select_layers
-from hybridgen.spec.mixers import AttentionSpec
-from hybridgen.spec.pattern import MAX_LAYERS, PatternError, expand_with_offsets
+from hybridgen.spec.layer_order import pattern_names
+from hybridgen.spec.layer_parts import ATTENTION, Block, Change, read_change, read_mixer, read_mlp, with_kind
 from hybridgen.spec.places import path_text
-from hybridgen.spec.report import Report, listed, shown
-from hybridgen.spec.spelling import nearest
+from hybridgen.spec.report import Report
 from hybridgen.spec.sugar import respell_mlp
 from hybridgen.spec.tree import BROKEN, Node, mapping_of
 from hybridgen.spec.vocabulary import unknown_key
 from hybridgen.spec.wording import expectation, field_schema
 
 _BLOCK_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-ATTENTION: dict[str, type[Spec]] = {"attention": AttentionSpec}
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """What one or more layers are made of.
-
-    Attributes:
-        name: Its name, or the name of the block that it was changed from.
-        mixer: The mixer's fields, None for none, or `BROKEN` in its place.
-        mlp: The MLP's fields, None for none, or `BROKEN` in its place.
-        node: Where the block was written.
-    """
-
-    name: str
-    mixer: Node | None
-    mlp: Node | None
-    node: Node
 
 
 @dataclass(frozen=True)
@@ -46,11 +25,13 @@ class Stack:
         blocks: The blocks by name.
         layers: One block per layer; None if the order of the layers is at fault.
         optional: Names of the blocks of the short form, which may be incomplete while no layer uses them.
+        unused: Sections of the short form in a document of the long form.
     """
 
     blocks: dict[str, Block]
     layers: list[Block] | None
     optional: tuple[str, ...] = ()
+    unused: tuple[Change, ...] = ()
 
 
 def read_stack(backbone: Node, fields: dict[str, Node], settings: BackboneDocument | None, report: Report) -> Stack:
@@ -66,31 +47,22 @@ def read_stack(backbone: Node, fields: dict[str, Node], settings: BackboneDocume
     if not long_keys:
         return _short_form(backbone, fields, settings, report)
     other = fields[long_keys[0]].path
+    unused = []
     for key in SHORT_FORM:
         if key in fields:
             message = f"this belongs to the short form of a stack, but {path_text(other)} to the long form"
             report.add(fields[key].path, message, "use one of the two forms", key=True, other=other)
-    return _long_form(backbone, fields, settings, report)
-
-
-def with_kind(node: Node, classes: dict[str, type[Spec]], report: Report, fallback: str | None = None) -> Node:
-    """Makes sure that a mixer has a `type`; one at fault becomes `BROKEN`."""
-    if node.value is BROKEN or ((kind := node.get("type")) is not None and kind.value is BROKEN):
-        return node
-    choice = choose("mixer", classes, node, report, fallback)
-    written = node.get("type")
-    place = node.place_of(("type",)) if written is None else written.path
-    return Node({**node.value, "type": Node(BROKEN if choice is None else choice[0], place)}, node.path)
-
-
-# -- short form
+        if key in ("ssm", "attn", "mlp") and key in fields:
+            unused.append(read_change(key, fields[key], report, stray=True))
+    return replace(_long_form(backbone, fields, settings, report), unused=tuple(unused))
 
 
 def _short_form(backbone: Node, fields: dict[str, Node], settings: BackboneDocument | None, report: Report) -> Stack:
     n_layer = settings.n_layer if settings else None
     if "n_layer" not in fields:
         rule = expectation(field_schema(BackboneDocument, "n_layer"))
-        report.add(backbone.place_of(("n_layer",)), "required field is missing", f"add n_layer: {rule}")
+        place = backbone.place_of(("n_layer",))
+        report.add(place, "required field is missing", f"add n_layer: {rule}", missing=True)
     chosen = fields.get("attn_layer_idx")
     attending = select_layers(chosen, n_layer, report) if chosen else ()
     shared = _shared_mlp(backbone, fields, report)
@@ -136,21 +108,20 @@ def _mlp(shared: Node, width: Node | None, settings: BackboneDocument | None) ->
     return Node({**shared.value, "d_intermediate": width}, shared.path)
 
 
-# -- long form
-
-
 def _long_form(backbone: Node, fields: dict[str, Node], settings: BackboneDocument | None, report: Report) -> Stack:
     blocks: dict[str, Block] | None = None
     if "blocks" in fields:
         blocks = _read_blocks(fields["blocks"], report)
     else:
         suggestion = "add blocks: a mapping from block names to {mixer: ..., mlp: ...}"
-        report.add(backbone.place_of(("blocks",)), "required field is missing in the long form", suggestion)
+        place = backbone.place_of(("blocks",))
+        report.add(place, "required field is missing in the long form", suggestion, missing=True)
     if "pattern" not in fields:
         suggestion = "add pattern: the order of the blocks, such as (m*3 a)*5"
-        report.add(backbone.place_of(("pattern",)), "required field is missing in the long form", suggestion)
+        place = backbone.place_of(("pattern",))
+        report.add(place, "required field is missing in the long form", suggestion, missing=True)
         return Stack(blocks or {}, None)
-    names = _pattern_names(fields["pattern"], blocks, report)
+    names = pattern_names(fields["pattern"], blocks, report)
     if names is None or blocks is None:
         return Stack(blocks or {}, None)
     if "n_layer" in fields and (settings is None or settings.n_layer is None):
@@ -197,78 +168,4 @@ def _read_block(name: str, node: Node, report: Report) -> Block:
         if children.keys() <= BlockDocument.model_fields.keys():
             report.add(node.path, "a block needs a mixer, an mlp or both; given neither", "add a mixer or an mlp")
         return Block(name, Node(BROKEN, node.path), None, node)
-    return Block(name, read_mixer(mixer, MIXERS, report), read_mlp(mlp, report), node)
-
-
-def read_mixer(
-    node: Node | None, classes: dict[str, type[Spec]], report: Report, kind_needed: bool = True
-) -> Node | None:
-    """Reads a mixer: None for null, `BROKEN` inside where it is no mapping or its type is at fault."""
-    if node is None or node.value is None:
-        return None
-    if mapping_of(node, report) is None:
-        return Node(BROKEN, node.path)
-    return with_kind(node, classes, report) if kind_needed or node.get("type") is not None else node
-
-
-def read_mlp(node: Node | None, report: Report) -> Node | None:
-    """Reads an MLP: None for null, `BROKEN` inside where it is no mapping."""
-    if node is None or node.value is None:
-        return None
-    if mapping_of(node, report) is None:
-        return Node(BROKEN, node.path)
-    return respell_mlp(node, report)
-
-
-# -- pattern
-
-
-def _pattern_names(node: Node, blocks: dict[str, Block] | None, report: Report) -> list[str] | None:
-    if isinstance(node.value, str):
-        try:
-            entries = [(name, node, offset) for name, offset in expand_with_offsets(node.value)]
-        except PatternError as error:
-            message = f"{error} (character {error.offset + 1} of the pattern)"
-            report.add(node.path, message, error.suggestion, offset=error.offset)
-            return None
-    elif isinstance(node.value, list):
-        found = _listed_names(node, report)
-        if found is None:
-            return None
-        entries = found
-    else:
-        message = f"must be a text such as (m*3 a)*5, or a list of block names; given {shown(node.plain())}"
-        report.add(node.path, message, "write names, repeats and brackets" if node.value else None)
-        return None
-    return _known_names(entries, blocks, report)
-
-
-def _listed_names(node: Node, report: Report) -> list[tuple[str, Node, int]] | None:
-    entries: list[Node] = node.value
-    if not entries or len(entries) > MAX_LAYERS:
-        report.add(
-            node.path, f"must have 1 to {MAX_LAYERS} block names; given {len(entries)}", "list the blocks' names"
-        )
-        return None
-    wrong = [entry for entry in entries if not isinstance(entry.value, str)]
-    for entry in wrong:
-        report.add(entry.path, f"must be the name of a block; given {shown(entry.plain())}")
-    return None if wrong else [(entry.value, entry, 0) for entry in entries]
-
-
-def _known_names(
-    entries: list[tuple[str, Node, int]], blocks: dict[str, Block] | None, report: Report
-) -> list[str] | None:
-    if blocks is None:
-        return None
-    unknown: dict[str, tuple[Node, int]] = {}
-    for name, node, offset in entries:
-        if name not in blocks:
-            unknown.setdefault(name, (node, offset))
-    for name, (node, offset) in unknown.items():
-        near = nearest(name, blocks)
-        spot = f" (character {offset + 1} of the pattern)" if isinstance(node.value, str) and node.value != name else ""
-        names = listed(list(blocks)[:20])
-        suggestion = f"closest is '{near}'" if near else f"the blocks are {names}" if blocks else None
-        report.add(node.path, f"no block is named '{name}'{spot}", suggestion, offset=offset)
-    return None if unknown else [name for name, _, _ in entries]
+    return Block(name, read_mixer(mixer, report), read_mlp(mlp, report), node)

@@ -53,9 +53,7 @@ class Node:
         """Every path of the document, in its order."""
         yield self.path
         children = self.value.values() if isinstance(self.value, dict) else self.value
-        if isinstance(children, str | int | float | None):
-            return
-        for child in children:
+        for child in children if isinstance(self.value, dict | list) else ():
             yield from child.paths()
 
 
@@ -114,9 +112,9 @@ class _Grower:
 
     def refuse(self, path: YamlPath, message: str, suggestion: str) -> Node:
         self.report.add(path, message, suggestion)
-        return Node(None, path)
+        return Node(BROKEN, path)
 
 
 def grow(data: object, report: Report) -> Node:
-    """Copies plain data into nodes; what is not plain data is reported and becomes null."""
+    """Copies plain data into nodes; what is not plain data is reported and becomes `BROKEN`."""
     return _Grower(report).grow(data, ())

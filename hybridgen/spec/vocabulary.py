@@ -21,9 +21,10 @@ from hybridgen.spec.mixers import AttentionSpec
 from hybridgen.spec.parts import InitSpec, MlpSpec, NormSpec
 from hybridgen.spec.places import YamlPath
 from hybridgen.spec.report import Report, listed
-from hybridgen.spec.spelling import distance, nearest, synonym
+from hybridgen.spec.spelling import bare, distance, nearest, synonym
 
 _LISTED_KEYS = 24
+_ADVISED_FAULTS = 200  # a search per key; a document with more faults than this is not a misspelt one
 
 
 def _names(specs: Iterable[type[Spec]], without: Collection[str] = ()) -> list[str]:
@@ -36,26 +37,26 @@ def _homes(long_form: bool) -> dict[str, list[str]]:
     """The places where each name is a field, in a document of this form."""
     aliases = (*SECTION_ALIASES, *NORM_ALIASES)
     places = {
-        "the top level": _names([ModelDocument]),
-        "input": _names(INPUTS.values()),
-        "backbone": _names([BackboneDocument], (*aliases, *(SHORT_FORM if long_form else LONG_FORM))),
+        "at the top level": _names([ModelDocument]),
+        "in input": _names(INPUTS.values()),
+        "in backbone": _names([BackboneDocument], (*aliases, *(SHORT_FORM if long_form else LONG_FORM))),
     }
     if long_form:
         places |= {
-            "a block": _names([BlockDocument]),
-            "a block's mixer": _names(MIXERS.values()),
-            "a block's mlp": _names([MlpSpec]),
+            "in a block": _names([BlockDocument]),
+            "in a block's mixer": _names(MIXERS.values()),
+            "in a block's mlp": _names([MlpSpec]),
         }
     else:
         places |= {
-            "backbone.ssm": _names(SSMS.values()),
-            "backbone.attn": _names([AttentionSpec]),
-            "backbone.mlp": _names([MlpSpec], ["d_intermediate"]),
+            "in backbone.ssm": _names(SSMS.values()),
+            "in backbone.attn": _names([AttentionSpec]),
+            "in backbone.mlp": _names([MlpSpec], ["d_intermediate"]),
         }
     places |= {
-        "backbone.norm": _names([NormSpec]),
-        "backbone.init": _names([InitSpec]),
-        "head": _names(HEADS.values()),
+        "in backbone.norm": _names([NormSpec]),
+        "in backbone.init": _names([InitSpec]),
+        "in head": _names(HEADS.values()),
     }
     homes: dict[str, list[str]] = {}
     for place, names in places.items():
@@ -77,29 +78,33 @@ def unknown_key(
         given: The keys that the user wrote there.
         hint: What to say if no valid key is near, instead of naming another place.
     """
+    if len(report) > _ADVISED_FAULTS:
+        report.add(path, f"unknown field of {what}", key=True)
+        return
     key = str(path[-1])
-    long_form = "blocks" in path or bool({"blocks", "pattern"} & set(given))
-    report.add(path, f"unknown field of {what}", _advice(key, valid, given, hint, long_form), key=True)
-
-
-def _advice(key: str, valid: Collection[str], given: Collection[str], hint: str | None, long_form: bool) -> str:
     meant = synonym(key)
-    if meant in valid:
-        return f"closest is '{meant}'"
-    near = nearest(key, valid, given)
-    if near is not None and distance(near.replace("_", ""), key.lower().replace("_", "")) <= 1:
-        return f"closest is '{near}'"
+    near = meant if meant in valid else nearest(key, valid, given)
+    sure = near is not None and (near == meant or distance(bare(near), bare(key)) <= 1)
+    long_form = "blocks" in path or bool({"blocks", "pattern"} & set(given))
+    suggestion = f"closest is '{near}'" if sure else _advice(key, valid, near, hint, long_form)
+    report.add(path, f"unknown field of {what}", suggestion, key=True)
+    if suggestion == f"closest is '{near}'":
+        report.excuse((*path[:-1], str(near)))
+
+
+def _advice(key: str, valid: Collection[str], near: str | None, hint: str | None, long_form: bool) -> str:
+    meant = synonym(key)
     if hint is not None:
         return hint
     homes = _homes(long_form)
     if key in homes:
-        return f"it belongs in {listed(homes[key], 'or')}"
+        return f"it belongs {listed(homes[key], 'or')}"
     if meant in homes:
-        return f"it is called '{meant}' here and belongs in {listed(homes[meant], 'or')}"
+        return f"it is called '{meant}' here and belongs {listed(homes[meant], 'or')}"
     if near is not None:
         return f"closest is '{near}'"
     elsewhere = nearest(key, homes)
     if elsewhere is not None and distance(key, elsewhere) <= 1:
-        return f"closest is '{elsewhere}', which belongs in {listed(homes[elsewhere], 'or')}"
+        return f"closest is '{elsewhere}', which belongs {listed(homes[elsewhere], 'or')}"
     keys = list(valid)[:_LISTED_KEYS]
     return f"the fields are {', '.join(keys)}{' and more' if len(valid) > len(keys) else ''}"

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from hybridgen.spec.parts import NAME_PATTERN
-from hybridgen.spec.report import listed, shown
+from hybridgen.spec.report import flow, listed, shown
 from hybridgen.spec.spelling import nearest
 
 Schema = dict[str, Any]
@@ -65,7 +65,7 @@ def _choices(schema: Schema) -> list[Any]:
 
 
 def _plain(value: object) -> str:
-    return value if isinstance(value, str) else shown(value)
+    return value if isinstance(value, str) else flow(value)
 
 
 def _one(schema: Schema, value: object) -> str:
@@ -77,7 +77,7 @@ def _one(schema: Schema, value: object) -> str:
         inside = f"each {items[0]}" if len(set(items)) == 1 else listed(items)
         return f"a list of {_COUNTS.get(len(items), len(items))}, {inside}"
     if schema.get("pattern") == NAME_PATTERN:
-        return "a name of at most 200 letters, digits, '.', '_' and '-'"
+        return "a name made of letters, digits, '.', '_' and '-', at most 200 in all,"
     names = {
         "integer": "an integer",
         "number": "a number",
@@ -108,7 +108,7 @@ def repair(schema: Schema, value: object) -> str | None:
     if isinstance(value, str):
         fix = _repair_text(schema, value)
     elif isinstance(value, bool):
-        fix = None
+        fix = "write a number" if accepts(schema, 1) else None
     elif isinstance(value, float) and value.is_integer() and accepts(schema, int(value)):
         fix = f"write {int(value)}"
     elif value in (0, 1) and accepts(schema, True):
@@ -119,7 +119,7 @@ def repair(schema: Schema, value: object) -> str | None:
         fix = None
     if fix is None and "default" in schema:
         return f"leave it out for the default, {_plain(schema['default'])}"
-    return fix
+    return fix or ("give it a value" if value is None else None)
 
 
 def _repair_text(schema: Schema, text: str) -> str | None:
