@@ -165,7 +165,8 @@ class _TreeBuilder:
             place = _place(event, self._lines, self._name)
             tag = getattr(event, "tag", None)
             if tag is not None:
-                self._fault(place, f"tags are refused, given `{_tag_text(tag)}`", "write the plain value")
+                message = f"tags are refused, given `{_tag_text(tag)}`"
+                self._fault(place, message, "write the plain value", broken=isinstance(event, yaml.ScalarEvent))
             if isinstance(event, yaml.AliasEvent):
                 self._add(self._alias(str(event.anchor), place), place)
             elif isinstance(event, yaml.ScalarEvent):
