@@ -23,7 +23,7 @@ def show(
         raise typer.BadParameter("choose one of --yaml and --json")
     spec = load_spec(file, overrides or (), allow_env=allow_env)
     if as_yaml:
-        from hybridgen.spec.yaml_text import to_yaml
+        from hybridgen.spec.yaml_output import to_yaml
 
         typer.echo(to_yaml(spec.document()), nl=False)
     elif as_json:
