@@ -20,7 +20,7 @@ from hybridgen.builder import build, parse_device, parse_dtype
 from hybridgen.errors import CheckpointError, SpecError
 from hybridgen.model.model import HybridModel
 from hybridgen.spec import ModelSpec, load_spec
-from hybridgen.spec.yaml_text import to_yaml
+from hybridgen.spec.yaml_output import to_yaml
 from hybridgen.weight_files import (
     INDEX,
     SHARD_NAME,
@@ -171,9 +171,13 @@ def load(
                 return model
 
 
-def _identity(path: Path) -> int | None:
-    """Tells a directory from the one that a save puts in its place, under which half the files would be of another."""
-    return path.stat().st_ino if path.exists() else None
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Tells one save from the next, which may take its place while it is read."""
+    try:
+        record = (path / CONFIG).stat()
+    except OSError:
+        return None
+    return record.st_ino, record.st_mtime_ns
 
 
 def _load(path: Path, device: torch.device, dtype: torch.dtype | None, verify: bool) -> HybridModel:
