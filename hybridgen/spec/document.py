@@ -42,6 +42,18 @@ LayerIndex = Annotated[
 ]
 
 
+class Grammar(Spec):
+    """Base of the classes that say what may be written; pydantic builds each when it is used, most runs use none."""
+
+    model_config = ConfigDict(defer_build=True)
+
+
+class GeneratedGrammar(Grammar):
+    """Base of such classes that are made from others; there is no source to search for docstrings of fields."""
+
+    model_config = ConfigDict(use_attribute_docstrings=False)
+
+
 def kinds(union: Any) -> dict[str, type[Spec]]:
     """The members of a union tagged by `type`, by their tags."""
     members = get_args(get_args(union)[0])
@@ -71,15 +83,14 @@ def _optional(info: FieldInfo, prefix: str = "") -> tuple[Any, Any]:
     return annotation, Field(default_factory=_left_out, description=f"{prefix}{info.description}")
 
 
-def _section(name: str, spec: type[Spec], purpose: str, **more: Any) -> type[Spec]:
+def _section(name: str, spec: type[Spec], purpose: str, **more: Any) -> Any:
     """A spec of which any part may be written: the rest comes from elsewhere, or the section is not used."""
     required = {key: _optional(info) for key, info in spec.model_fields.items() if info.is_required()}
     extra: dict[str, Any] = {**required, **more}
-    section: type[Spec] = create_model(name, __base__=spec, __doc__=purpose, **extra)
-    return section
+    return create_model(name, __base__=(spec, GeneratedGrammar), __doc__=purpose, **extra)
 
 
-def _mixer_section(kind: str, spec: type[Spec]) -> type[Spec]:
+def _mixer_section(kind: str, spec: type[Spec]) -> Any:
     upstream = [name for name, ours in UPSTREAM_KINDS.items() if ours == kind]
     layer = Field(default_factory=_left_out, description="Kind of the mixer as mamba-ssm spells it.")
     more: dict[str, Any] = {"layer": (Literal[upstream[0]], layer)} if upstream else {}
@@ -106,7 +117,7 @@ class MlpDocument(MlpSection):  # type: ignore[misc]  # made by _section
     )
 
 
-class BlockDocument(Spec):
+class BlockDocument(Grammar):
     """One named block: a mixer, an MLP, or a mixer followed by an MLP."""
 
     mixer: MixerSpec | None = None
@@ -115,7 +126,7 @@ class BlockDocument(Spec):
     """The feed-forward part behind the mixer; null for none."""
 
 
-class OverrideDocument(Spec):
+class OverrideDocument(Grammar):
     """A change to some layers of the stack, merged into what they are."""
 
     layers: LayerIndex
@@ -124,20 +135,33 @@ class OverrideDocument(Spec):
     """Fields to change in the attention layers among them."""
     ssm: SsmSection = left_out()
     """Fields to change in the SSM layers among them; another `type` replaces the mixer."""
-    mixer: AnyMixerSection | None = None
+    mixer: AnyMixerSection | None = left_out()
     """Fields to change in the mixer of each of them; another `type` replaces it, null removes it."""
-    mlp: MlpSection | None = None
+    mlp: MlpSection | None = left_out()
     """Fields to change in the MLP of each of them; null removes it."""
 
 
-class BackboneDocument(StackSettings):
+class BackboneScalars(StackSettings):
+    """The fields of a stack that are single values or the same in every document."""
+
+    n_layer: LayerCount = left_out()
+    """Number of layers; may be left out where a pattern says it."""
+    d_intermediate: NonNegativeInt = 0
+    """Short form: width of the MLP after each SSM mixer; 0 is no MLP."""
+    attn_mlp_d_intermediate: NonNegativeInt = 0
+    """Short form: width of the MLP after each attention mixer; 0 is no MLP."""
+    rms_norm: bool = left_out()
+    """Other way to write norm.type: true is rms, false is layer."""
+    norm_epsilon: PositiveFloat = left_out()
+    """Other name of norm.eps."""
+
+
+class BackboneDocument(BackboneScalars, Grammar):
     """A stack of layers.
 
     Short form: n_layer, attn_layer_idx, ssm, attn, mlp and the two MLP widths. Long form: blocks and pattern.
     """
 
-    n_layer: LayerCount = left_out()
-    """Number of layers; may be left out where a pattern says it."""
     attn_layer_idx: LayerIndex = "none"
     """Short form: the layers that attend, all others being SSM layers: a list of numbers, `all`, `none` or a slice."""
     ssm: SsmSection = left_out()
@@ -146,10 +170,6 @@ class BackboneDocument(StackSettings):
     """Short form: mixer of the attention layers."""
     mlp: MlpSection = left_out()
     """Short form: settings of every MLP but their widths."""
-    d_intermediate: NonNegativeInt = 0
-    """Short form: width of the MLP after each SSM mixer; 0 is no MLP."""
-    attn_mlp_d_intermediate: NonNegativeInt = 0
-    """Short form: width of the MLP after each attention mixer; 0 is no MLP."""
     blocks: Annotated[dict[str, BlockDocument], Field(min_length=1)] = left_out()
     """Long form: the different layers of the stack, by name."""
     pattern: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)] = left_out()
@@ -160,10 +180,6 @@ class BackboneDocument(StackSettings):
     """Other name of ssm."""
     attn_cfg: AttentionSection = left_out()
     """Other name of attn."""
-    rms_norm: bool = left_out()
-    """Other way to write norm.type: true is rms, false is layer."""
-    norm_epsilon: PositiveFloat = left_out()
-    """Other name of norm.eps."""
 
 
 SHORT_FORM = ("attn_layer_idx", "ssm", "attn", "mlp", "d_intermediate", "attn_mlp_d_intermediate")
@@ -188,7 +204,7 @@ SUGAR = {name: (section, key) for section, found in _PREFIXED.items() for name, 
 BACKBONE_KEYS = (*BackboneDocument.model_fields, *SUGAR)
 
 
-class MambaSsmDocument(Spec):
+class MambaSsmDocument(Grammar):
     """The flat configuration of a mamba-ssm language model, as its `config.json` holds it."""
 
     name: Name | None = None
@@ -228,7 +244,7 @@ class NamedDocument(Spec):
     """Name of the model: letters, digits, `.`, `_` and `-`."""
 
 
-class ModelDocument(NamedDocument):
+class ModelDocument(NamedDocument, Grammar):
     """A whole model: what it reads, the stack of layers, what it returns."""
 
     input: InputSpec | Literal["hidden"] = "hidden"
@@ -239,8 +255,8 @@ class ModelDocument(NamedDocument):
     """What the model returns."""
 
 
-def with_sugar() -> type[Spec]:
-    """The class of a backbone with the prefix sugar as fields, for the JSON schema."""
+def whole_document() -> Any:
+    """The class of a document with the prefix sugar as fields of its own, for the JSON schema."""
     fields: dict[str, Any] = {
         name: _optional(info, f"Short form: the same as {section}.{key}. ")
         for section, found in _PREFIXED.items()
@@ -248,7 +264,13 @@ def with_sugar() -> type[Spec]:
     }
     kind = Field(default_factory=_left_out, description="Short form: the same as ssm.type. Kind of the mixer.")
     fields["ssm_type"] = (Literal[tuple(SSMS)], kind)
-    sugared: type[Spec] = create_model(
-        "BackboneDocument", __base__=BackboneDocument, __doc__=BackboneDocument.__doc__, **fields
+    backbone: Any = create_model(
+        "Backbone", __base__=(BackboneDocument, GeneratedGrammar), __doc__=BackboneDocument.__doc__, **fields
     )
-    return sugared
+    description = ModelDocument.model_fields["backbone"].description
+    return create_model(
+        "Model",
+        __base__=(ModelDocument, GeneratedGrammar),
+        __doc__=ModelDocument.__doc__,
+        backbone=(backbone, Field(description=description)),
+    )

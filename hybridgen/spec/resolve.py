@@ -16,7 +16,7 @@ from typing import Any
 from hybridgen.errors import SpecError
 from hybridgen.spec.base import Spec
 from hybridgen.spec.blocks import LayerChecker, name_blocks
-from hybridgen.spec.document import BACKBONE_SCALARS, HEADS, INPUTS, BackboneDocument, ModelDocument, NamedDocument
+from hybridgen.spec.document import BACKBONE_SCALARS, HEADS, INPUTS, BackboneScalars, ModelDocument, NamedDocument
 from hybridgen.spec.fields import Checked, Part, check, check_loosely, choose
 from hybridgen.spec.layer_changes import Overrides
 from hybridgen.spec.parts import InitSpec, NormSpec
@@ -104,7 +104,7 @@ def _resolve_backbone(root: Node, head: Checked[Any], report: Report) -> dict[st
     if fields is None:
         return None
     scalars = Node({key: fields[key] for key in BACKBONE_SCALARS if key in fields}, backbone.path)
-    settings = check(BackboneDocument, Part(scalars, "backbone"), report)
+    settings = check(BackboneScalars, Part(scalars, "backbone"), report)
     norm = _check_section("norm", NormSpec, backbone, fields, report)
     init = _check_section("init", InitSpec, backbone, fields, report)
     check_norm(norm, fields.get("norm", backbone), report)

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, replace
 
-from hybridgen.spec.document import LONG_FORM, SHORT_FORM, SSMS, BackboneDocument, BlockDocument
+from hybridgen.spec.document import LONG_FORM, SHORT_FORM, SSMS, BackboneScalars, BlockDocument
 from hybridgen.spec.layer_index import select_layers
 from hybridgen.spec.layer_order import pattern_names
 from hybridgen.spec.layer_parts import ATTENTION, Block, Change, read_change, read_mixer, read_mlp, with_kind
@@ -34,7 +34,7 @@ class Stack:
     unused: tuple[Change, ...] = ()
 
 
-def read_stack(backbone: Node, fields: dict[str, Node], settings: BackboneDocument | None, report: Report) -> Stack:
+def read_stack(backbone: Node, fields: dict[str, Node], settings: BackboneScalars | None, report: Report) -> Stack:
     """Reads the blocks and their order.
 
     Args:
@@ -57,10 +57,10 @@ def read_stack(backbone: Node, fields: dict[str, Node], settings: BackboneDocume
     return replace(_long_form(backbone, fields, settings, report), unused=tuple(unused))
 
 
-def _short_form(backbone: Node, fields: dict[str, Node], settings: BackboneDocument | None, report: Report) -> Stack:
+def _short_form(backbone: Node, fields: dict[str, Node], settings: BackboneScalars | None, report: Report) -> Stack:
     n_layer = settings.n_layer if settings else None
     if "n_layer" not in fields:
-        rule = expectation(field_schema(BackboneDocument, "n_layer"))
+        rule = expectation(field_schema(BackboneScalars, "n_layer"))
         place = backbone.place_of(("n_layer",))
         report.add(place, "required field is missing", f"add n_layer: {rule}", missing=True)
     chosen = fields.get("attn_layer_idx")
@@ -99,7 +99,7 @@ def _shared_mlp(backbone: Node, fields: dict[str, Node], report: Report) -> Node
     return Node(settings, section.path)
 
 
-def _mlp(shared: Node, width: Node | None, settings: BackboneDocument | None) -> Node | None:
+def _mlp(shared: Node, width: Node | None, settings: BackboneScalars | None) -> Node | None:
     if width is None or width.value == 0:
         return None
     wrong = isinstance(width.value, bool) or not isinstance(width.value, int) or width.value < 0
@@ -108,7 +108,7 @@ def _mlp(shared: Node, width: Node | None, settings: BackboneDocument | None) ->
     return Node({**shared.value, "d_intermediate": width}, shared.path)
 
 
-def _long_form(backbone: Node, fields: dict[str, Node], settings: BackboneDocument | None, report: Report) -> Stack:
+def _long_form(backbone: Node, fields: dict[str, Node], settings: BackboneScalars | None, report: Report) -> Stack:
     blocks: dict[str, Block] | None = None
     if "blocks" in fields:
         blocks = _read_blocks(fields["blocks"], report)

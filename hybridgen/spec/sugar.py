@@ -14,6 +14,7 @@ from hybridgen.spec.document import (
     SUGAR,
     UPSTREAM_KINDS,
     BackboneDocument,
+    BackboneScalars,
     MambaSsmDocument,
 )
 from hybridgen.spec.places import path_text
@@ -125,7 +126,7 @@ def _put_in_section(
 def _norm_type(node: Node, report: Report) -> Node:
     if isinstance(node.value, bool):
         return Node("rms" if node.value else "layer", node.path)
-    report.add(node.path, *wrong_value(field_schema(BackboneDocument, "rms_norm"), node.plain()))
+    report.add(node.path, *wrong_value(field_schema(BackboneScalars, "rms_norm"), node.plain()))
     return Node("rms", node.path)
 
 

@@ -1,0 +1,85 @@
+"""The JSON Schema of a document, for editors: completion, descriptions and warnings while typing."""
+
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from hybridgen.spec.document import (
+    LONG_FORM,
+    SECTION_ALIASES,
+    SHORT_FORM,
+    SUGAR,
+    MambaSsmDocument,
+    whole_document,
+)
+
+Schema = dict[str, Any]
+
+_BOUNDS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
+_ABOUT = ("description", "default")
+_REFERENCE = {
+    "description": "A reference to another value of the document.",
+    "type": "string",
+    "pattern": r"\$\{.+\}",
+}
+_DEFAULTS = {
+    "description": "Files that this one is built on, read before it, as in Hydra.",
+    "type": "array",
+    "items": {"type": ["string", "object"]},
+}
+
+
+def json_schema() -> Schema:
+    """Returns the JSON Schema (draft 2020-12) of a document.
+
+    It knows every spelling and the fields of both forms; the rules between fields are left to `hybridgen check`.
+    """
+    model = whole_document()
+    _, found = models_json_schema([(model, "validation"), (MambaSsmDocument, "validation")])
+    definitions: Schema = {name: _tidied(schema) for name, schema in found["$defs"].items()}
+    for schema in definitions.values():
+        schema["properties"] = {name: _or_reference(each) for name, each in schema.get("properties", {}).items()}
+    definitions["Backbone"] |= _form_rules()
+    for name in ("Model", "MambaSsmDocument"):
+        definitions[name]["properties"]["defaults"] = _DEFAULTS
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "hybridgen model",
+        "description": "A document that hybridgen builds a model from.",
+        "anyOf": [{"$ref": "#/$defs/Model"}, {"$ref": "#/$defs/MambaSsmDocument"}],
+        "$defs": {"Reference": _REFERENCE, **definitions},
+    }
+
+
+def _tidied(schema: Any) -> Any:
+    """Removes titles made from names, and gives bounds on a choice of number types their JSON names."""
+    if isinstance(schema, list):
+        return [_tidied(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    tidy = {
+        _BOUNDS.get(key, key): _tidied(value) for key, value in schema.items() if key not in ("title", "properties")
+    }
+    if "properties" in schema:
+        tidy["properties"] = {name: _tidied(value) for name, value in schema["properties"].items()}
+    return tidy
+
+
+def _or_reference(schema: Schema) -> Schema:
+    """Lets `${...}` stand for the value of a field."""
+    if "const" in schema:
+        return schema
+    about = {key: value for key, value in schema.items() if key in _ABOUT}
+    rule = {key: value for key, value in schema.items() if key not in _ABOUT}
+    options = rule["anyOf"] if rule.keys() == {"anyOf"} else [rule]
+    return {**about, "anyOf": [*options, {"$ref": "#/$defs/Reference"}]}
+
+
+def _form_rules() -> Schema:
+    """Short form or long form, not both."""
+    short = [*SHORT_FORM, *SECTION_ALIASES, *SUGAR]
+    return {
+        "if": {"anyOf": [{"required": [key]} for key in LONG_FORM]},
+        "then": {"required": list(LONG_FORM), "properties": dict.fromkeys(short, False)},
+        "else": {"required": ["n_layer"]},
+    }
