@@ -55,7 +55,9 @@ def selective_state_update_plain(
     decay = torch.exp(rate[..., None] * A.to(dtype))
     groups = (B.shape[1], -1)
     update = (rate * x).unflatten(1, groups)[..., None] * B.to(dtype)[:, :, None, :]
-    new = torch.addcmul(update.flatten(1, 2), decay, state)
+    # The gradient needs this step's state after the next one has overwritten it.
+    before = state.clone() if torch.is_grad_enabled() else state
+    new = torch.addcmul(update.flatten(1, 2), decay, before)
     y = torch.matmul(new.unflatten(1, groups), C.to(dtype)[..., None]).flatten(1)
     state.copy_(new)
     if D is not None:

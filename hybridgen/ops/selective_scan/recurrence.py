@@ -158,7 +158,7 @@ def scan_backward(inputs: ScanInputs, kept: Tensor, dy: Tensor, dfinal: Tensor) 
                 d_dtA.masked_fill_(inputs.resets[:, first:last].T[..., None, None, None], 0.0)
             dA += torch.mul(d_dtA, dt[..., None, :], out=g).sum((0, 1))
             d_dt = d_dtA.mul_(work.A).sum(-2).addcmul_(d_dt_u, u)
-            _store(ddt, first, last, (d_dt * rates.sigmoid_()).flatten(2))
+            _store(ddt, first, last, (d_dt * rates.sigmoid()).flatten(2))
     if inputs.D is not None:
         du.addcmul_(dy, inputs.D.to(dtype))
     return ScanGradients(

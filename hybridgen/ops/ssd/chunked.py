@@ -159,8 +159,11 @@ def ssd_update_plain(
     dt = step_sizes(dt, dt_bias, dt_limit, dtype)
     inputs = x.to(dtype)
     decay = torch.exp(dt * A.to(dtype))[..., None, None]
-    # In place only where no gradient needs the tensors of this step after the next one has advanced the state.
-    new = state.to(dtype) * decay if torch.is_grad_enabled() or state.dtype != dtype else state.mul_(decay)
+    if torch.is_grad_enabled() or state.dtype != dtype:
+        # The gradient needs this step's states after the next one has overwritten them.
+        new = state.to(dtype, copy=True) * decay
+    else:
+        new = state.mul_(decay)
     added = (inputs * dt[..., None]).unflatten(1, heads)[..., None]
     grouped = new.unflatten(1, heads)
     grouped.addcmul_(added, B.to(dtype)[:, :, None, None, :])
