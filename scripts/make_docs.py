@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hybridgen.spec.schema import document_schema
+from hybridgen.spec.schema import json_schema
 
 ROOT = Path(__file__).parent.parent
 SCHEMA = ROOT / "configs" / "hybridgen.schema.json"
@@ -23,7 +23,7 @@ Schema = Mapping[str, Any]
 
 def schema_text() -> str:
     """Returns the text of configs/hybridgen.schema.json."""
-    return json.dumps(document_schema(), indent=2) + "\n"
+    return json.dumps(json_schema(), indent=2) + "\n"
 
 
 def type_text(schema: Schema) -> str:
@@ -36,7 +36,8 @@ def type_text(schema: Schema) -> str:
         return ", ".join(f"`{json.dumps(value).strip(chr(34))}`" for value in schema["enum"])
     for key in ("anyOf", "oneOf"):
         if key in schema:
-            return " or ".join(dict.fromkeys(type_text(option) for option in schema[key]))
+            options = [option for option in schema[key] if not option.get("$ref", "").endswith("/Reference")]
+            return " or ".join(dict.fromkeys(type_text(option) for option in options))
     kind = schema.get("type", "any")
     if kind == "array":
         items = schema.get("prefixItems")
@@ -76,6 +77,8 @@ def section(name: str, schema: Schema) -> str:
     lines = [f"## {title(name)}", "", schema.get("description", "").strip(), ""]
     lines += ["| field | value | default | meaning |", "|---|---|---|---|"]
     for field, value in schema["properties"].items():
+        if value.get("description", "").startswith("Short form: the same as"):
+            continue  # prefix sugar
         default = "required" if field in required else ""
         if "default" in value:
             default = f"`{json.dumps(value['default'])}`"
@@ -86,7 +89,7 @@ def section(name: str, schema: Schema) -> str:
 
 def reference_text() -> str:
     """Returns the text of docs/spec_reference.md."""
-    schema = document_schema()
+    schema = json_schema()
     definitions = {"ModelDocument": schema} if "properties" in schema else {}
     definitions |= {name: part for name, part in schema["$defs"].items() if "properties" in part}
     return "\n".join([HEADER, *(section(name, part) for name, part in definitions.items())])

@@ -12,9 +12,9 @@ def schema(
     """Print the JSON Schema (draft 2020-12) of a document, which editors use for completion and checks."""
     import json
 
-    from hybridgen.spec.schema import document_schema
+    from hybridgen.spec.schema import json_schema
 
-    text = json.dumps(document_schema(), indent=2) + "\n"
+    text = json.dumps(json_schema(), indent=2) + "\n"
     if output is None:
         typer.echo(text, nl=False)
     else:

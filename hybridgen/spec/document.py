@@ -265,11 +265,11 @@ def whole_document() -> Any:
     kind = Field(default_factory=_left_out, description="Short form: the same as ssm.type. Kind of the mixer.")
     fields["ssm_type"] = (Literal[tuple(SSMS)], kind)
     backbone: Any = create_model(
-        "Backbone", __base__=(BackboneDocument, GeneratedGrammar), __doc__=BackboneDocument.__doc__, **fields
+        "BackboneDocument", __base__=(BackboneDocument, GeneratedGrammar), __doc__=BackboneDocument.__doc__, **fields
     )
     description = ModelDocument.model_fields["backbone"].description
     return create_model(
-        "Model",
+        "ModelDocument",
         __base__=(ModelDocument, GeneratedGrammar),
         __doc__=ModelDocument.__doc__,
         backbone=(backbone, Field(description=description)),

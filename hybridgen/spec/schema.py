@@ -39,14 +39,14 @@ def json_schema() -> Schema:
     definitions: Schema = {name: _tidied(schema) for name, schema in found["$defs"].items()}
     for schema in definitions.values():
         schema["properties"] = {name: _or_reference(each) for name, each in schema.get("properties", {}).items()}
-    definitions["Backbone"] |= _form_rules()
-    for name in ("Model", "MambaSsmDocument"):
+    definitions["BackboneDocument"] |= _form_rules()
+    for name in ("ModelDocument", "MambaSsmDocument"):
         definitions[name]["properties"]["defaults"] = _DEFAULTS
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "hybridgen model",
         "description": "A document that hybridgen builds a model from.",
-        "anyOf": [{"$ref": "#/$defs/Model"}, {"$ref": "#/$defs/MambaSsmDocument"}],
+        "anyOf": [{"$ref": "#/$defs/ModelDocument"}, {"$ref": "#/$defs/MambaSsmDocument"}],
         "$defs": {"Reference": _REFERENCE, **definitions},
     }
 
