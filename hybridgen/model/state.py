@@ -1,6 +1,7 @@
 """Decoding state: what a model remembers of the tokens it has read."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
@@ -80,8 +81,7 @@ class DecodingState:
         self.has_waiting_rows = self.starts is not None and bool((self.starts == self.length).any())
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """Where the tokens of one call stand, and what the state has to remember of that when the call is over."""
 
     span: Span
