@@ -66,8 +66,11 @@ def load_text(text: str, name: str = "<text>", overrides: Sequence[str] = ()) ->
     Args:
         name: What faults give as the file.
     """
-    parsed = parse_yaml(text, name)
-    return _finished(_change(_Draft(*parsed), *parse_overrides(overrides), allow_env=False))
+    draft = _Draft(*parse_yaml(text, name))
+    if draft.root is not None and source_tree.step(draft.root, "defaults") is not None:
+        place = source_tree.locate(draft.root, ("defaults",), key=True)
+        draft.faults.append(fault_at(place, ("defaults",), "a `defaults:` list needs a file", "save the text as one"))
+    return _finished(_change(draft, *parse_overrides(overrides), allow_env=False))
 
 
 def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = (), allow_env: bool = False) -> ModelSpec:

@@ -18,6 +18,9 @@ from hybridgen.spec.source_tree import MAX_DEPTH, MAX_NODES, Node, Scalar
 from hybridgen.spec.text_file import check_characters, split_lines
 from hybridgen.spec.yaml_words import syntax_fault
 
+MAX_KEY = 256
+"""Characters of a key."""
+
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # Text that can be something else than a string: a number, or one of the short words for true, false and null.
@@ -258,6 +261,8 @@ class _TreeBuilder:
         level.key, level.key_place = None, place
         if merge:
             level.key = merge
+        elif isinstance(node.value, str) and len(node.value) > MAX_KEY:
+            self._fault(place, f"a key has at most {MAX_KEY} characters, given {len(node.value):,}", broken=False)
         elif isinstance(node.value, str):
             level.key = node.value
         elif not isinstance(node.value, list | dict):

@@ -118,6 +118,10 @@ def _open_quote(here: _Mark, start: _Mark, lines: list[str]) -> _Found:
 
 
 def _no_value(here: _Mark, start: _Mark, lines: list[str]) -> _Found:
+    line = lines[here.line]
+    if line[here.column :].startswith("?"):
+        begin = len(line[: here.column].rstrip("?"))
+        return _Found(here.line, begin, "inside brackets a value cannot begin with `?`", _QUOTE)
     return _Found(*here, "a value or a closing bracket is missing here", "close every bracket that is open")
 
 

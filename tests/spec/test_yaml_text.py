@@ -139,6 +139,7 @@ def test_what_is_not_there_is_located_at_its_nearest_ancestor():
             "c.yaml:1:1: a line that begins with `%` is a YAML directive, and this one is unknown; remove it",
         ),
         ("a: |x\n b", "c.yaml:1:4: `|` and `>` begin a text on the following lines; put the value in quotes"),
+        ("a: [???]", "c.yaml:1:5: inside brackets a value cannot begin with `?`; put the value in quotes"),
         (": 1", "c.yaml:1:1: there is no key before this colon; write `key: value`, with a space after the colon"),
     ],
 )
