@@ -43,7 +43,7 @@ def test_python_example_runs(config: Path) -> None:
 
 
 def test_commands_run(config: Path) -> None:
-    (block,) = (block for block in _blocks("") if "hybridgen check" in block)
+    (block,) = (block for block in _blocks("sh") if "hybridgen check" in block)
     for line in block.splitlines():
         program, *arguments = shlex.split(line, comments=True)
         assert program == "hybridgen"

@@ -29,9 +29,9 @@ def describe(part: "Spec | None") -> str:
     """Names a part and those of its fields that differ from their defaults: `mamba2 d_state=64`."""
     if part is None:
         return "-"
-    values = part.model_dump(mode="json", exclude_defaults=True)
-    kind = values.pop("type", None)
+    values = part.model_dump(mode="json", exclude_defaults=True, exclude={"type"})
     fields = [f"{name}={_text(value)}" for name, value in values.items()]
+    kind = getattr(part, "type", None)
     return " ".join([kind, *fields] if kind else fields)
 
 
@@ -70,7 +70,7 @@ def _print_facts(spec: "ModelSpec") -> None:
         "name": spec.name or "-",
         "input": describe(spec.input),
         "stack": f"{backbone.n_layer} layers, d_model {backbone.d_model}, {backbone.pattern}",
-        "norm": f"{backbone.norm_placement}, {backbone.norm.type} {describe(backbone.norm)}".rstrip(),
+        "norm": f"{backbone.norm_placement}, {describe(backbone.norm)}",
         "head": describe(spec.head),
     }
     for name, fact in facts.items():

@@ -73,4 +73,4 @@ class StackSettings(Spec):
     residual_in_fp32: bool = True
     """Whether the residual stream is kept in float32 when the weights are in a smaller type."""
     init: InitSpec = InitSpec()
-    """How weights start."""
+    """Starting values of the weights."""

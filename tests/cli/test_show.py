@@ -40,7 +40,8 @@ def test_parts_are_described_by_what_differs_from_the_default() -> None:
     spec = Mamba2Spec(type="mamba2", d_state=64, bias=True, A_init_range=(2.0, 4.0))
     assert describe(spec) == "mamba2 d_state=64 A_init_range=[2.0,4.0] bias=true"
     assert describe(MlpSpec(d_intermediate=128)) == "d_intermediate=128"
-    assert describe(NormSpec()) == ""
+    assert describe(NormSpec()) == "rms"
+    assert describe(NormSpec(type="layer", eps=1e-6)) == "layer eps=1e-06"
     assert describe(None) == "-"
 
 
