@@ -92,22 +92,21 @@ def nearest(word: str, choices: Iterable[str], taken: Collection[str] = ()) -> s
     if len(word) > _LONGEST_WORD:
         return None
     given = bare(word)
-    ranked = sorted(
-        (_unlikeness(word, given, choice), choice in taken, order, choice) for order, choice in enumerate(choices)
+    edits = {choice: distance(given, bare(choice)) for choice in choices}
+    least = min(edits.values(), default=0)
+    equals = [choice for choice, count in edits.items() if count == least]
+    if equals and least <= max(1, len(given) // 3):
+        best = min(equals, key=lambda choice: (*_unlikeness(word, choice), choice in taken))
+        return best if least < max(len(given), len(bare(best))) else None
+    return min(
+        (choice for choice in edits if _begins(given, bare(choice))), key=lambda choice: edits[choice], default=None
     )
-    if not ranked:
-        return None
-    (edits, *_), _, _, best = ranked[0]
-    if edits <= max(1, len(given) // 3) and edits < max(len(given), len(bare(best))):
-        return best
-    return next((choice for *_, choice in ranked if _begins(given, bare(choice))), None)
 
 
-def _unlikeness(word: str, given: str, choice: str) -> tuple[int, int, int, int]:
-    """Ranks a choice: edits without case and underscores, edits with them, other length, other beginning."""
-    plain = bare(choice)
-    same_start = next((i for i, (a, b) in enumerate(zip(given, plain, strict=False)) if a != b), len(given))
-    return (distance(given, plain), distance(word, choice), abs(len(word) - len(choice)), -same_start)
+def _unlikeness(word: str, choice: str) -> tuple[int, int, int]:
+    """Ranks choices that are equally far but for case and underscores: edits with these, other length, other start."""
+    same = next((i for i, (a, b) in enumerate(zip(word, choice, strict=False)) if a != b), len(word))
+    return distance(word, choice), abs(len(word) - len(choice)), -same
 
 
 def bare(word: str) -> str:
