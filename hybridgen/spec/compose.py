@@ -104,13 +104,14 @@ def compose(name: str, text: str, root: Node, overrides: Sequence[Override]) -> 
     if wrong:
         return Composed(None, rest, wrong)
     token = _files.set(files)
+    composed = None
     try:
-        data = _run_hydra([override.text for override in choices])
+        composed = _tree(_run_hydra([override.text for override in choices]), files)
     except Exception as error:  # Hydra reports a bad list as anything from ValueError to AssertionError
-        return Composed(None, rest, [*files.faults, *_explain(error, files, choices)])
+        files.faults += _explain(error, files, choices)
     finally:
         _files.reset(token)
-    return Composed(_tree(data, files), rest, files.faults)
+    return Composed(composed, rest, list(dict.fromkeys(files.faults)))  # Hydra may read a file more than once
 
 
 def _current() -> Files:
@@ -235,7 +236,7 @@ def _named_at(group: str, option: str, files: Files, choices: list[Override]) ->
     for override in choices:
         if override.key.strip("/") == group and option in str(override.value):
             return override.place
-    for file in reversed(files.read):
+    for file in reversed(files.read.values()):
         entries = source_tree.step(file.root, "defaults")
         for _, entry in source_tree.walk(entries) if entries else ():
             if isinstance(entry.value, str) and entry.value.partition("@")[0].rpartition("/")[2] == option:

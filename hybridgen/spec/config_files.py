@@ -65,7 +65,7 @@ class Files:
     """The files of one composition, read when they are asked for."""
 
     primary: File
-    read: list[File] = field(default_factory=list)
+    read: dict[str, File] = field(default_factory=dict)
     values: list[tuple[File, YamlPath, Node]] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     visits: int = 0
@@ -98,8 +98,9 @@ class Files:
 
     def load(self, config: str) -> tuple[dict[str, Any], Header]:
         """A file with numbers for its values, and its header."""
-        file = self.primary if config == PRIMARY else self._open(config)
-        self.read.append(file)
+        if config not in self.read:
+            self.read[config] = self.primary if config == PRIMARY else self._open(config)
+        file = self.read[config]
         data = self._numbered(file)
         entries = source_tree.step(file.root, "defaults")
         if entries is not None:

@@ -20,6 +20,7 @@ MAX_BRACKETS = 16
 MAX_NUMBER = 10**64
 
 _TOP: YamlPath = ()
+_BRACKETS = ("brackets cannot stand in a key", "write a list element as `key.0=value`")
 _HOW = "write `key=value`, `+key=value` or `~key`, and quote special characters: key='\"a b\"'"
 
 
@@ -105,6 +106,8 @@ def _parse(text: Any, place: Place) -> Override:
     key = parsed.key_or_group
     if key == "hydra" or key.startswith(("hydra.", "hydra/")):
         raise _RefusedError("Hydra's own settings are no part of a model", "leave it out")
+    if "[" in key:  # Hydra 1.4 takes it, 1.3 does not
+        raise _RefusedError(*_BRACKETS)
     if not key:
         raise _RefusedError("there is no key in front of `=`", _HOW)
     if parsed.is_sweep_override():
@@ -142,7 +145,7 @@ def _syntax_words(text: str, problem: str) -> tuple[str, str]:
         return "there is no `=`", _HOW
     key, _, value = text.partition("=")
     if "[" in key:
-        return "brackets cannot stand in a key", "write a list element as `key.0=value`"
+        return _BRACKETS
     if re.search(r"\s", key):
         return "a key has no spaces", "write `key=value`"
     if "-" in key and re.search(r"\.-\d|^-", key):

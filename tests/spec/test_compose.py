@@ -6,7 +6,7 @@ import warnings
 import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
-from hydra.version import getbase
+from hydra.version import VersionBase, getbase
 
 from hybridgen.errors import SpecError
 from hybridgen.spec.load import load_document, load_text
@@ -199,7 +199,8 @@ def test_bad_choices(folder, override, fault):
 )
 def test_bad_lists(folder, entries, fault):
     write("main.yaml", f"defaults: {entries}\nname: x\n")
-    assert faults_of() == [fault]
+    (found,) = faults_of()
+    assert found.startswith(fault)  # Hydra 1.4 adds to some of its words
 
 
 def test_every_file_passes_the_checks_of_a_document_before_hydra_sees_it(folder):
@@ -259,14 +260,16 @@ def test_json_and_yml_files_take_part(folder):
 def test_a_running_hydra_application_stays_as_it_is(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with hydra.initialize_config_dir(str(folder / "head"), version_base="1.1"):
-            running, base = GlobalHydra.instance(), getbase()
+        with hydra.initialize_config_dir(str(folder / "head"), version_base=None):
+            base = VersionBase.instance()
+            base.version_base = other = type(base.version_base)("1.2")
+            running = GlobalHydra.instance()
             held = running.hydra
             load_document("main.yaml")
             faults_of("head=lmm")
             assert GlobalHydra.instance() is running
             assert running.hydra is held
-            assert getbase() == base
+            assert getbase() == other
             assert hydra.compose("lm") == {"type": "lm"}
     load_document("main.yaml")
     assert not GlobalHydra.instance().is_initialized()
