@@ -12,9 +12,12 @@ import typer
 
 from hybridgen.cli.arguments import AllowEnv, Device, DType, File, MaxShardSize, Overrides
 from hybridgen.cli.layer_table import Size, human_bytes, print_model
+from hybridgen.errors import HybridgenError
 
 if TYPE_CHECKING:
     from hybridgen.model.model import HybridModel
+
+_TOO_LARGE = ("can't allocate memory", "out of memory", "not enough memory", "size calculation overflowed")
 
 Progress = Callable[[int, int], None]
 
@@ -45,11 +48,13 @@ def build(
     from hybridgen.checkpoint import save
 
     if dry_run:
-        print_model(spec, _part_sizes(build_model(spec, device="meta", dtype=dtype.value)))
+        with _too_large_is_worded(file):
+            sizes = _part_sizes(build_model(spec, device="meta", dtype=dtype.value))
+        print_model(spec, sizes)
         return
     directory = output or Path(spec.name or file.stem)
     begin = time.perf_counter()
-    with _progress_bar("building") as progress:
+    with _too_large_is_worded(file), _progress_bar("building") as progress:
         model = build_model(spec, device=device, dtype=dtype.value, seed=seed, progress=progress)
     with _progress_bar("saving"):
         save(model, directory, max_shard_size=max_shard_size)
@@ -58,6 +63,19 @@ def build(
         f"{directory}: saved {size.parameters:,} parameters ({human_bytes(size.weight_bytes)}) "
         f"in {time.perf_counter() - begin:.1f} s"
     )
+
+
+@contextmanager
+def _too_large_is_worded(file: Path) -> Iterator[None]:
+    """Turns the several ways in which PyTorch says that there is no memory into one error."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in _TOO_LARGE):
+            raise
+        raise HybridgenError(
+            f"{file}: the model does not fit into memory; `hybridgen build --dry-run` prints the size of each part"
+        ) from error
 
 
 def _part_sizes(model: "HybridModel") -> dict[str, Size]:

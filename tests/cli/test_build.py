@@ -77,6 +77,14 @@ def test_wrong_options_are_worded(hybridgen: Program, tmp_path: Path, options: t
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("width", [10**6, 10**9])
+def test_model_beyond_the_memory_is_worded(hybridgen: Program, tmp_path: Path, width: int) -> None:
+    result = hybridgen("build", TINY, "-o", tmp_path / "out", f"backbone.d_model={width}", "input.vocab_size=1")
+    assert (result.status, result.out) == (2, "")
+    assert "does not fit into memory" in result.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_progress_bar_moves_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     with _progress_bar("building") as progress:
         assert progress is None

@@ -33,7 +33,8 @@ def test_every_command_explains_its_options(hybridgen: Program, command: str) ->
 
 
 @pytest.mark.parametrize(
-    "arguments", [("verify", "x.yaml"), ("check",), ("check", "x.yaml", "--fast"), ("build", "x.yaml", "--dtype", "int8")]
+    "arguments",
+    [("verify", "x.yaml"), ("check",), ("check", "x.yaml", "--fast"), ("build", "x.yaml", "--dtype", "int8")],
 )
 def test_wrong_usage_is_status_2_and_words_on_stderr(hybridgen: Program, arguments: tuple[str, ...]) -> None:
     result = hybridgen(*arguments)
