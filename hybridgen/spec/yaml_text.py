@@ -85,7 +85,7 @@ def _read_events(text: str, lines: list[str], name: str) -> tuple[list[Any], lis
             documents += isinstance(event, yaml.DocumentStartEvent)
             fault: tuple[str, str | None] | None = None
             if depth > MAX_DEPTH:
-                fault = "lists and mappings nest deeper than 64 levels", "a model needs about 8"
+                fault = f"lists and mappings nest deeper than {MAX_DEPTH} levels", "a model needs about 8"
             elif len(events) > 2 * MAX_NODES:
                 fault = f"the document has more than {MAX_NODES:,} values", None
             elif documents > 1:
