@@ -7,7 +7,9 @@ import functools
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+import torch
 
 KERNEL_DEVICES: tuple[str, ...] = ("cuda",)
 
@@ -61,6 +63,16 @@ KERNELS: dict[str, Kernel] = {
 """Operator -> its CUDA kernel. An operator that is not here has plain PyTorch only."""
 
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def opaque(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Keep torch.compile out of a function: it breaks its graph around a kernel's call, instead of failing in it."""
+    wrapped: Callable[Arguments, Result] = torch.compiler.disable(function)
+    return wrapped
+
+
 def kernel(op: str) -> Callable[..., Any]:
     """The kernel's Python function; only after `missing_kernel` said None."""
     found = load_kernel(op)
@@ -68,6 +80,7 @@ def kernel(op: str) -> Callable[..., Any]:
     return found
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def missing_kernel(op: str) -> str | None:
     """Why an operator's CUDA kernel cannot be loaded; None if it can."""
     found = load_kernel(op)

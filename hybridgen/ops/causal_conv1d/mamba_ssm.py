@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from hybridgen.ops.causal_conv1d.plain import last_inputs, with_state
-from hybridgen.ops.kernels import kernel
+from hybridgen.ops.kernels import kernel, opaque
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _ACTIVATIONS = {"silu": "silu", "identity": None}
@@ -40,6 +40,7 @@ def scan_refusal(
     return _refusal(x, weight, bias, activation)
 
 
+@opaque
 def causal_conv1d_kernel(
     x: Tensor,
     weight: Tensor,
@@ -78,6 +79,7 @@ def update_refusal(x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None
     return _refusal(x, weight, bias, activation)
 
 
+@opaque
 def causal_conv1d_update_kernel(
     x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None, activation: str
 ) -> Tensor:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from hybridgen.errors import UnsupportedError
 from hybridgen.ops.gated_activation import gated_activation
-from hybridgen.ops.kernels import kernel
+from hybridgen.ops.kernels import kernel, opaque
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -36,6 +36,7 @@ def scan_refusal(
     return None
 
 
+@opaque
 def selective_scan_kernel(
     u: Tensor,
     dt: Tensor,
@@ -67,10 +68,12 @@ def selective_scan_kernel(
     return (y if z is None or fused else gated_activation(y, z, gate_activation)), final_state
 
 
-def _refuse_gradient(_: Tensor) -> Tensor:
-    raise UnsupportedError(
-        "selective_scan: mamba-ssm's kernel drops the gradient of the final state; use backend='torch', or detach it"
-    )
+def _refuse_gradient(gradient: Tensor | None) -> None:
+    # Autograd calls the hook with None where the final state was not used.
+    if gradient is not None:
+        raise UnsupportedError(
+            "selective_scan: mamba-ssm drops the gradient of the final state; take backend='torch' or detach it"
+        )
 
 
 def update_refusal(state: Tensor, u: Tensor, *others: Tensor | None) -> str | None:
@@ -84,6 +87,7 @@ def update_refusal(state: Tensor, u: Tensor, *others: Tensor | None) -> str | No
     return None
 
 
+@opaque
 def selective_state_update_kernel(
     state: Tensor,
     u: Tensor,

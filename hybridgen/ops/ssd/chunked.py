@@ -159,16 +159,14 @@ def ssd_update_plain(
     dt = step_sizes(dt, dt_bias, dt_limit, dtype)
     inputs = x.to(dtype)
     decay = torch.exp(dt * A.to(dtype))[..., None, None]
-    if torch.is_grad_enabled() or state.dtype != dtype:
-        # The gradient needs this step's states after the next one has overwritten them.
-        new = state.to(dtype, copy=True) * decay
-    else:
-        new = state.mul_(decay)
+    # The gradient needs this step's states after the next one has overwritten them.
+    aside = torch.is_grad_enabled() or state.dtype != dtype
+    new = state.to(dtype, copy=True) * decay if aside else state.mul_(decay)
     added = (inputs * dt[..., None]).unflatten(1, heads)[..., None]
     grouped = new.unflatten(1, heads)
     grouped.addcmul_(added, B.to(dtype)[:, :, None, None, :])
     y = torch.matmul(grouped, C.to(dtype)[:, :, None, :, None]).squeeze(-1).flatten(1, 2)
-    if new is not state:
+    if aside:
         state.copy_(new)
     if D is not None:
         y = torch.addcmul(y, inputs, D.to(dtype).reshape(x.shape[1], -1))

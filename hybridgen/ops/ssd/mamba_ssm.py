@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from hybridgen.ops.kernels import kernel
+from hybridgen.ops.kernels import kernel, opaque
 from hybridgen.ops.ssd.chunked import step_sizes, trivial_limit
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -23,6 +23,7 @@ def scan_refusal(x: Tensor, dt: Tensor, B: Tensor, C: Tensor) -> str | None:
     return None
 
 
+@opaque
 def ssd_scan_kernel(
     x: Tensor,
     dt: Tensor,
@@ -68,6 +69,7 @@ def update_refusal(state: Tensor, x: Tensor, *others: Tensor | None) -> str | No
     return None
 
 
+@opaque
 def ssd_update_kernel(
     state: Tensor,
     x: Tensor,
