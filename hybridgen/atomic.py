@@ -36,36 +36,47 @@ def settled(directory: Path) -> Path:
 
 
 @contextmanager
-def replaced_directory(directory: Path, obsolete: Obsolete) -> Iterator[Path]:
+def replaced_directory(directory: Path, obsolete: Obsolete, inspect: Callable[[Path], None]) -> Iterator[Path]:
     """Yields an empty directory that takes the place of `directory` when the block ends without an error.
 
     Args:
         directory: The name to fill. It may be absent, empty, or hold earlier content.
         obsolete: Called with the old directory; returns the names of the files in it that the new content replaces,
             the one it reads to know them last. Every other entry is carried over.
+        inspect: Called with the old directory, if there is one, before anything is written; raises to refuse it.
 
     Raises:
         CheckpointError: If the directory cannot be replaced, or the new content would overwrite a file that is not
             obsolete. The old content is untouched then.
     """
     target = Path(os.path.realpath(directory))
-    _check_target(target, directory)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _restore_backup(target)
-    _sweep(target, obsolete)
-    staging, lock = _make_staging(target)
+    with _turn(target.parent):
+        _restore_backup(target)
+        _check_target(target, directory)
+        if target.exists():
+            inspect(target)
+        _sweep(target, obsolete)
+        staging, alive = _make_staging(target)
     try:
         yield staging
         _sync_tree(staging)
-        if target.exists():
-            shutil.copymode(target, staging)
-            _carry(target, staging, obsolete(target))
-        _swap(staging, target)
+        with _turn(target.parent):
+            _replace(target, staging, obsolete)
     except BaseException:
-        _discard(staging, target, obsolete)
+        with _turn(target.parent):
+            _discard(staging, target, obsolete)
         raise
     finally:
-        os.close(lock)
+        os.close(alive)
+
+
+def _replace(target: Path, staging: Path, obsolete: Obsolete) -> None:
+    _restore_backup(target)
+    if target.exists():
+        shutil.copymode(target, staging)
+        _carry(target, staging, obsolete(target))
+    _swap(staging, target)
     _sync(target.parent)
     if staging.exists():
         _retire(staging, target, obsolete(staging), rescue=True)
@@ -96,24 +107,35 @@ def _restore_backup(target: Path) -> None:
         os.rename(_backup(target), target)
 
 
+@contextmanager
+def _turn(parent: Path) -> Iterator[None]:
+    """Keeps other writers in the same parent waiting; held while directories are moved, not while they are filled."""
+    descriptor = os.open(parent, os.O_RDONLY)
+    try:
+        _lock(descriptor, wait=True)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _make_staging(target: Path) -> tuple[Path, int]:
-    """Makes a locked sibling whose name holds its own inode number.
+    """Makes a sibling whose name holds its own inode number, and locks it.
 
     The lock tells other writers that the owner is alive. The number tells an unfinished new directory (number and
     inode agree) from an old one that the exchange has put under this name (they differ).
     """
-    while True:
-        first = target.with_name(f".{target.name}.hybridgen-{secrets.token_hex(6)}")
-        first.mkdir()
-        lock = os.open(first, os.O_RDONLY)
-        try:
-            _lock(lock, wait=True)
-            staging = target.with_name(f".{target.name}.hybridgen-{os.fstat(lock).st_ino}-{secrets.token_hex(4)}")
-            os.rename(first, staging)
-        except FileNotFoundError:  # another writer swept it before the lock was there
-            os.close(lock)
-            continue
-        return staging, lock
+    first = target.with_name(f".{target.name}.hybridgen-{secrets.token_hex(6)}")
+    first.mkdir()
+    alive = os.open(first, os.O_RDONLY)
+    _lock(alive, wait=True)
+    staging = target.with_name(f".{target.name}.hybridgen-{os.fstat(alive).st_ino}-{secrets.token_hex(4)}")
+    try:
+        os.rename(first, staging)
+    except OSError:
+        os.close(alive)
+        first.rmdir()
+        raise
+    return staging, alive
 
 
 def _lock(descriptor: int, wait: bool) -> bool:
@@ -133,10 +155,8 @@ def _is_unfinished(staging: Path) -> bool:
 
 def _sweep(target: Path, obsolete: Obsolete) -> None:
     """Removes what dead writers left beside the target, as far as nothing can be lost by it."""
-    with os.scandir(target.parent) as entries:
-        prefix = f".{target.name}.hybridgen-"
-        stale = [Path(entry) for entry in entries if entry.name.startswith(prefix) and entry.is_dir()]
-    for path in stale:
+    prefix = f".{target.name}.hybridgen-"
+    for path in [Path(entry) for entry in _entries(target.parent) if entry.name.startswith(prefix) and entry.is_dir()]:
         with suppress(OSError):
             descriptor = os.open(path, os.O_RDONLY)
             try:
@@ -144,6 +164,11 @@ def _sweep(target: Path, obsolete: Obsolete) -> None:
                     _discard(path, target, obsolete)
             finally:
                 os.close(descriptor)
+
+
+def _entries(directory: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(directory) as entries:
+        return list(entries)
 
 
 def _discard(staging: Path, target: Path, obsolete: Obsolete) -> None:
@@ -156,7 +181,7 @@ def _discard(staging: Path, target: Path, obsolete: Obsolete) -> None:
 
 
 def _carry(old: Path, new: Path, skip: tuple[str, ...]) -> None:
-    for entry in os.scandir(old):
+    for entry in _entries(old):
         source, copy = Path(entry), new / entry.name
         if entry.name in skip:
             continue
@@ -200,7 +225,7 @@ def _retire(old: Path, new: Path, drop: tuple[str, ...], rescue: bool) -> None:
 
     Entries that `new` does not hold (made while the exchange was under way) are moved there with `rescue`, else kept.
     """
-    for entry in list(os.scandir(old)):
+    for entry in _entries(old):
         source, kept = Path(entry), new / entry.name
         with suppress(OSError):  # whatever cannot be moved or removed stays where it is
             if entry.is_dir(follow_symlinks=False) and kept.is_dir():
@@ -252,7 +277,7 @@ def _exchange(first: Path, second: Path) -> bool:
 
 
 def _sync_tree(directory: Path) -> None:
-    for entry in os.scandir(directory):
+    for entry in _entries(directory):
         _sync(Path(entry))
     _sync(directory)
 

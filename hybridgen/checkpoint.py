@@ -81,8 +81,7 @@ def write_checkpoint(
     """
     path = Path(directory)
     try:
-        _refuse_foreign(path)
-        with replaced_directory(path, lambda old: _own_files(old, replaced)) as staging:
+        with replaced_directory(path, lambda old: _own_files(old, replaced), _refuse_foreign) as staging:
             document = spec.document()
             files = {SPEC: write_bytes(staging / SPEC, to_yaml(document).encode())}
             files |= write_weights(staging, weights, max_shard_bytes)
@@ -128,10 +127,8 @@ def _is_checkpoint(directory: Path) -> bool:
 
 
 def _refuse_foreign(directory: Path) -> None:
-    if not directory.is_dir() or _is_checkpoint(directory):
-        return
     foreign = sorted(name for name in os.listdir(directory) if _is_reserved(name))
-    if foreign:
+    if foreign and not _is_checkpoint(directory):
         raise CheckpointError(
             f"{directory}: holds {', '.join(foreign[:4])}, not written by hybridgen; move it, or name another directory"
         )
@@ -163,9 +160,12 @@ def load(
         before = _identity(path)
         try:
             model = _load(path, place, kind, verify)
-        except (CheckpointError, SpecError):
-            if _identity(path) == before:
-                raise
+        except (CheckpointError, SpecError, OSError) as error:
+            if _identity(path) != before:
+                continue
+            if isinstance(error, OSError):
+                raise CheckpointError(f"{path}: cannot be read: {error}") from error
+            raise
         else:
             if _identity(path) == before:
                 return model

@@ -189,7 +189,7 @@ class _HashingWriter:
 def hash_file(path: Path) -> FileRecord:
     """Returns the record of a file as it is now."""
     with path.open("rb") as file:
-        return FileRecord(hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
+        return FileRecord(hashlib.file_digest(file, "sha256").hexdigest(), file.tell())
 
 
 def read_json(path: Path) -> dict[str, object]:
@@ -270,7 +270,7 @@ def open_safetensors(file: Path) -> safe_open:
         raise CheckpointError(f"{file}: the file is missing")
     try:
         return safe_open(file, framework="pt")
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{file}: is not a whole safetensors file: {error}") from None
 
 

@@ -189,11 +189,13 @@ def _zonos_file(weights: Mapping[str, Tensor], original: _Original | None) -> di
 
 
 def _write(out: Path, config: bytes, weights: Mapping[str, Tensor], name: str, original: _Original | None) -> None:
-    for present in (CONFIG, name):
-        if (out / present).exists():
-            raise CheckpointError(f"{out}: holds a {present} already; remove it, or name another directory")
+    def inspect(directory: Path) -> None:
+        for present in (CONFIG, name):
+            if (directory / present).exists():
+                raise CheckpointError(f"{out}: holds a {present} already; remove it, or name another directory")
+
     try:
-        with replaced_directory(out, lambda _: ()) as staging:
+        with replaced_directory(out, lambda _: (), inspect) as staging:
             write_bytes(staging / CONFIG, config)
             if name == PICKLED:
                 write_pickled(staging / PICKLED, weights)

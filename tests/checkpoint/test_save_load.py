@@ -63,18 +63,6 @@ def test_load_to_meta_and_to_a_device_that_is_not_there(tmp_path):
         hg.load(tmp_path / "out", dtype="int8")
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [None, "bfloat16"])
-def test_round_trip_through_a_gpu(tmp_path, dtype):
-    original = model()
-    hg.save(original.to("cuda"), tmp_path / "out")
-    loaded = hg.load(tmp_path / "out", device="cuda", dtype=dtype)
-    assert loaded.device.type == "cuda"
-    kinds = loaded.parameter_dtypes(torch.bfloat16 if dtype else torch.float32)
-    for name, parameter in loaded.named_parameters():
-        assert torch.equal(parameter, original.get_parameter(name).to(kinds[name]))
-
-
 def test_tied_weights_are_stored_once_and_tied_again(tmp_path):
     hg.save(model(), tmp_path / "tied")
     loaded = hg.load(tmp_path / "tied")

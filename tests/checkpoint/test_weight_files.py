@@ -60,7 +60,7 @@ def test_metadata_is_kept(tmp_path):
 
 
 def test_unstorable_tensors_are_named(tmp_path):
-    with pytest.raises(CheckpointError, match="z: safetensors files cannot hold the type torch.complex128"):
+    with pytest.raises(CheckpointError, match=r"z: safetensors files cannot hold the type torch.complex128"):
         write_safetensors(tmp_path / "x.safetensors", {"z": torch.ones(1, dtype=torch.complex128)})
     with pytest.raises(CheckpointError, match="z: is on the meta device and has no values"):
         write_safetensors(tmp_path / "x.safetensors", {"z": torch.ones(1, device="meta")})
@@ -115,10 +115,10 @@ def test_bad_weight_map_is_worded(tmp_path, weight_map):
 def test_index_that_disagrees_with_its_shards(tmp_path):
     write_safetensors(tmp_path / "x.safetensors", {"a": torch.ones(1)})
     _index(tmp_path, {"a": "x.safetensors", "b": "x.safetensors"})
-    with pytest.raises(CheckpointError, match="x.safetensors does not hold b"):
+    with pytest.raises(CheckpointError, match=r"x.safetensors does not hold b"):
         find_weights(tmp_path)
     _index(tmp_path, {"a": "gone.safetensors"})
-    with pytest.raises(CheckpointError, match="gone.safetensors: the file is missing"):
+    with pytest.raises(CheckpointError, match=r"gone.safetensors: the file is missing"):
         find_weights(tmp_path)
 
 
@@ -147,7 +147,7 @@ HOSTILE = {
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_damaged_and_hostile_files_are_worded(tmp_path, kind):
     (tmp_path / "model.safetensors").write_bytes(HOSTILE[kind])
-    with pytest.raises(CheckpointError, match="model.safetensors: is not a whole safetensors file"):
+    with pytest.raises(CheckpointError, match=r"model.safetensors: is not a whole safetensors file"):
         find_weights(tmp_path)
 
 
