@@ -1,6 +1,7 @@
 """Checks what the layers of a stack hold, and gives equal layers one named block."""
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,7 +102,7 @@ def name_blocks(
     """Names the block of every layer.
 
     A layer as its author wrote it keeps the name of its block. A layer that an override changed takes the name of a
-    block equal to it, or a new one: `attn_2` for the first change of `attn`.
+    block equal to it; failing that, the name of its block if nothing is left of that, or a new one, such as `attn_2`.
 
     Returns:
         The blocks in use by name, and the name of each layer's block.
@@ -115,14 +116,12 @@ def name_blocks(
             continue
         content = checker.content(block)
         if content not in equal:
-            equal[content] = _new_name(block.name, {*bases, *blocks})
+            equal[content] = _new_name(block.name, blocks.keys() | bases.keys() - {block.name})
             blocks[equal[content]] = content
         names[block] = equal[content]
     return blocks, [names[block] for block in layers]
 
 
-def _new_name(base: str, taken: set[str]) -> str:
-    number = 2
-    while f"{base}_{number}" in taken:
-        number += 1
-    return f"{base}_{number}"
+def _new_name(base: str, taken: Set[str]) -> str:
+    names = itertools.chain([base], (f"{base}_{number}" for number in itertools.count(2)))
+    return next(name for name in names if name not in taken)

@@ -7,7 +7,7 @@ from hybridgen.spec.document import LONG_FORM, SHORT_FORM, SSMS, BackboneScalars
 from hybridgen.spec.layer_index import select_layers
 from hybridgen.spec.layer_order import pattern_names
 from hybridgen.spec.layer_parts import ATTENTION, Block, Change, read_change, read_mixer, read_mlp, with_kind
-from hybridgen.spec.places import path_text
+from hybridgen.spec.places import YamlPath, path_text
 from hybridgen.spec.report import Report
 from hybridgen.spec.sugar import respell_mlp
 from hybridgen.spec.tree import BROKEN, Node, mapping_of
@@ -51,10 +51,17 @@ def read_stack(backbone: Node, fields: dict[str, Node], settings: BackboneScalar
     for key in SHORT_FORM:
         if key in fields:
             message = f"this belongs to the short form of a stack, but {path_text(other)} to the long form"
-            report.add(fields[key].path, message, "use one of the two forms", key=True, other=other)
+            report.add(_written_at(fields[key]), message, "use one of the two forms", key=True, other=other)
         if key in ("ssm", "attn", "mlp") and key in fields:
             unused.append(read_change(key, fields[key], report, stray=True))
     return replace(_long_form(backbone, fields, settings, report), unused=tuple(unused))
+
+
+def _written_at(section: Node) -> YamlPath:
+    """The path of a section, or of its first field if the section is made of nothing but prefix sugar."""
+    children = list(section.value.values()) if isinstance(section.value, dict) else []
+    below = [child for child in children if child.path[:-1] == section.path]
+    return section.path if below or not children else children[0].path
 
 
 def _short_form(backbone: Node, fields: dict[str, Node], settings: BackboneScalars | None, report: Report) -> Stack:

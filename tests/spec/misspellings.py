@@ -7,7 +7,7 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyz_"
 
 
 def misspellings(name: str, rng: random.Random) -> Iterator[str]:
-    """Yields what a slip makes of a name: letters lost, swapped, doubled, added or replaced, wrong case, underscores."""
+    """Yields what a slip makes of a name: letters lost, swapped, doubled, added or replaced, case, underscores."""
     for i in range(len(name)):
         yield name[:i] + name[i + 1 :]
         yield name[:i] + name[i] + name[i:]

@@ -78,7 +78,7 @@ def test_every_layer_knows_the_place_of_its_name():
         ("3a", 0, "a name or a repeat cannot begin like this"),
         ("a-b", 1, "unexpected character '-'"),
         ("a*10001", 0, "a stack has at most 10000 layers; this makes more"),
-        ("b ((a*100)*101)*2", 14, "a stack has at most 10000 layers; this makes more"),
+        ("b ((a*100)*100)*2", 14, "a stack has at most 10000 layers; this makes more"),
         ("a*99999999999999999999", 0, "a stack has at most 10000 layers; this makes more"),
         ("(" * 40 + "a" + ")" * 40, 32, "brackets are nested deeper than 32"),
         ("é", 0, "unexpected character 'é'"),
