@@ -52,14 +52,16 @@ def selective_state_update_plain(
     dtype = torch.promote_types(state.dtype, torch.float32)
     x, rate = u.to(dtype), dt.to(dtype)
     rate = F.softplus(rate if dt_bias is None else rate + dt_bias.to(dtype))
-    decay = torch.exp(rate[..., None] * A.to(dtype))
+    decay = (rate[..., None] * A.to(dtype)).exp_()
+    # The gradient needs this step's states after the next one has overwritten them.
+    aside = torch.is_grad_enabled() or state.dtype != dtype
+    new = state.to(dtype, copy=True) * decay if aside else state.mul_(decay)
     groups = (B.shape[1], -1)
-    update = (rate * x).unflatten(1, groups)[..., None] * B.to(dtype)[:, :, None, :]
-    # The gradient needs this step's state after the next one has overwritten it.
-    before = state.clone() if torch.is_grad_enabled() else state
-    new = torch.addcmul(update.flatten(1, 2), decay, before)
-    y = torch.matmul(new.unflatten(1, groups), C.to(dtype)[..., None]).flatten(1)
-    state.copy_(new)
+    grouped = new.unflatten(1, groups)
+    grouped.addcmul_((rate * x).unflatten(1, groups)[..., None], B.to(dtype)[:, :, None, :])
+    y = torch.matmul(grouped, C.to(dtype)[..., None]).flatten(1)
+    if aside:
+        state.copy_(new)
     if D is not None:
         y = torch.addcmul(y, x, D.to(dtype))
     if z is not None:
