@@ -1,5 +1,6 @@
 """Checks the fields of one part of a document against its spec class, and reports all that is wrong with them."""
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -99,7 +100,7 @@ def _report_value(node: Node, schema: Schema, items: Collection[Any], report: Re
 
 
 def _report_missing(part: Part, field: str, schema: Schema, report: Report) -> None:
-    meaning = str(schema.get("description", "")).split(";")[0].rstrip(".")
+    meaning = re.split(r";| \(", str(schema.get("description", "")))[0].rstrip(".")
     users = f" for {part.needed_by}" if part.needed_by else ""
     suggestion = f"add {field}: {expectation(schema)} ({meaning})"
     report.add(part.node.place_of((field,)), f"required field is missing{users}", suggestion, missing=True)

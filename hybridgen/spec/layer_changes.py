@@ -121,7 +121,7 @@ def kind_of(mixer: Node | None) -> str | None:
 def _touches_none(section: str, selected: tuple[int, ...], layers: list[Block]) -> tuple[str, str]:
     where = layers_text(selected)
     if section not in _KIND_NAMES:
-        return f"there is nothing to remove: {where} of the stack without {section}", "remove this"
+        return f"there is nothing to remove: no {section} in {where} of the stack", "leave it out"
     name = _KIND_NAMES[section]
     there = [index for index, block in enumerate(layers) if kind_of(block.mixer) in FAMILIES[section]]
     suggestion = f"{name}s are {layers_text(there)}" if there else f"this stack has no {name}"

@@ -141,7 +141,7 @@ def flow(value: object, depth: int = 0) -> str:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _SHOWN_LENGTH else f"{text[: _SHOWN_LENGTH - 4]} ..."
+    return text if len(text) <= _SHOWN_LENGTH else f"{text[: _SHOWN_LENGTH - 4].rstrip(', ')} ..."
 
 
 def listed(items: Iterable[object], last: str = "and") -> str:
