@@ -140,7 +140,7 @@ def _header(weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple
         if tensor.dtype not in _DTYPE_ORDER:
             raise CheckpointError(f"{name}: safetensors files cannot hold the type {tensor.dtype}")
     names = sorted(weights, key=lambda name: (_DTYPE_ORDER[weights[name].dtype], name))
-    fields: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    fields: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name in names:
         tensor = weights[name]
@@ -255,9 +255,12 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
 
 
 def read_metadata(file: Path) -> dict[str, str]:
-    """Returns the text entries of a safetensors file's header."""
-    with open_safetensors(file) as stored:
-        return dict(stored.metadata() or {})
+    """Returns the text entries of a safetensors file's header, in their order."""
+    open_safetensors(file)  # checks the header; the library gives the entries back in no order
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        metadata: dict[str, str] = json.loads(opened.read(length)).get("__metadata__", {})
+    return metadata
 
 
 def open_safetensors(file: Path) -> safe_open:
