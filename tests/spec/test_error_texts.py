@@ -125,8 +125,8 @@ def test_faults_of_overrides_come_last_under_their_own_names():
             "backbone.residual_in_fp32: must be true or false; given the text 'yes'; write true",
         ),
         (
-            {"norm_placement": "sandwhich"},
-            "backbone.norm_placement: must be one of pre, post, sandwich; given 'sandwhich'; closest is 'sandwich'",
+            {"norm_placement": "sandwixh"},
+            "backbone.norm_placement: must be one of pre, post, sandwich; given 'sandwixh'; closest is 'sandwich'",
         ),
         (
             {"norm_placement": 3},
@@ -225,8 +225,8 @@ BLOCKS = LONG["backbone"]["blocks"]
             "backbone.blocks.m.mixer.type: required field is missing; add type: one of mamba1, mamba2, attention",
         ),
         (
-            {"blocks": {**BLOCKS, "a": {"mixer": {"type": "atention", "num_heads": 8}}}},
-            "backbone.blocks.a.mixer.type: mixer type must be one of mamba1, mamba2, attention; given 'atention'; "
+            {"blocks": {**BLOCKS, "a": {"mixer": {"type": "attxntion", "num_heads": 8}}}},
+            "backbone.blocks.a.mixer.type: mixer type must be one of mamba1, mamba2, attention; given 'attxntion'; "
             "closest is 'attention'",
         ),
         (

@@ -278,4 +278,4 @@ def test_importing_the_spec_takes_no_torch_and_little_time():
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
     outputs = [run.stdout.split() for run in runs]
     assert all(len(output) == 1 for output in outputs), outputs
-    assert min(float(output[0]) for output in outputs) < 0.25
+    assert min(float(output[0]) for output in outputs) < 0.4  # 0.2 s on an idle machine
