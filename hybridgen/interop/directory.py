@@ -112,7 +112,7 @@ def import_directory(
     spec = ModelSpec.model_validate(module.spec_document(read_json(source / CONFIG)))
     upstream = read_weights(source)
     weights = without_aliases(module.from_upstream(upstream, spec), spec)
-    other = zonos.other_weights(upstream) if module is zonos else {}
+    other = zonos.other_weights(upstream, spec) if module is zonos else {}
     metadata = read_metadata(source / SINGLE) if (source / SINGLE).exists() else {"format": "pt"}
     note = {"system": name, "metadata": metadata, "is_prefixed": any(key.startswith(zonos.PREFIX) for key in upstream)}
 

@@ -94,33 +94,38 @@ def from_upstream(state_dict: Mapping[str, Tensor], spec: ModelSpec) -> dict[str
     """Turns upstream's weights into a state dict of our model; no value is copied or changed.
 
     Args:
-        state_dict: The weights of a Zonos file or of its backbone alone. Parts of Zonos around the backbone are left
-            aside; `other_weights` returns them.
-        spec: From `spec_document`.
+        state_dict: The weights of a Zonos file or of its backbone alone. Parts of Zonos that the model does not have
+            are left aside; `other_weights` returns them.
+        spec: From `spec_document`, or the same with the codebooks as input and head.
 
     Raises:
-        CheckpointError: With every missing, unexpected or wrongly shaped weight of the backbone.
+        CheckpointError: With every missing, unexpected or wrongly shaped weight.
     """
-    weights = {}
-    others = other_weights(state_dict)
-    for name, tensor in state_dict.items():
-        if name not in others:
-            weights[name if name.startswith(PREFIX) else PREFIX + name] = tensor
+    others = other_weights(state_dict, spec)
+    weights = {
+        name if name.startswith((PREFIX, *_OTHER_PARTS)) else PREFIX + name: tensor
+        for name, tensor in state_dict.items()
+        if name not in others
+    }
     return fit_weights(weights, spec, f"weights of {TITLE}")
 
 
-def other_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the weights of Zonos' parts around the backbone: embeddings, heads and the prefix conditioner."""
-    return {name: tensor for name, tensor in state_dict.items() if name.startswith(_OTHER_PARTS)}
+def other_weights(state_dict: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
+    """Returns the weights of Zonos' parts that the model does not have: embeddings, heads, the prefix conditioner."""
+    has = {"embeddings.": spec.input.type == "codebooks", "heads.": spec.head.type == "codebooks"}
+    absent = tuple(part for part in _OTHER_PARTS if not has.get(part))
+    return {name: tensor for name, tensor in state_dict.items() if name.startswith(absent)}
 
 
 def to_upstream(state_dict: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
-    """Turns our model's weights into the state dict of Zonos' backbone module; no value is copied or changed.
+    """Turns our model's weights into upstream's state dict; no value is copied or changed.
 
-    In a Zonos file the same names stand under the prefix `backbone.`.
+    Those of a bare backbone get the names of Zonos' backbone module, which a Zonos file has under the prefix
+    `backbone.`; those of a model with codebooks get the names of a Zonos file.
 
     Raises:
         CheckpointError: If the weights do not fit the spec.
     """
     weights = fit_weights(state_dict, spec, "the weights")
-    return {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
+    is_bare = all(name.startswith(PREFIX) for name in weights)
+    return {name.removeprefix(PREFIX) if is_bare else name: tensor for name, tensor in weights.items()}

@@ -96,7 +96,7 @@ def test_weights_of_a_whole_file():
     whole = {**other, **backbone}
     ours = from_upstream(whole, spec)
     assert ours.keys() == backbone.keys()
-    assert other_weights(whole) == other
+    assert other_weights(whole, spec) == other
     bare = to_upstream(ours, spec)
     assert {"backbone." + name for name in bare} == backbone.keys()
     assert from_upstream(bare, spec).keys() == backbone.keys()
@@ -111,3 +111,16 @@ def test_both_rotary_layouts_take_the_same_weights_and_differ():
     second.load_state_dict(first.state_dict(), strict=True)
     x = torch.randn(1, 5, 32)
     assert not torch.allclose(first(x), second(x))
+
+
+def test_weights_with_codebooks_keep_the_names_of_a_whole_file():
+    ends = {"input": {"type": "codebooks", "n_codebooks": 2, "vocab_size": 11},
+            "head": {"type": "codebooks", "vocab_size": 10}}  # fmt: skip
+    spec = hg.ModelSpec.model_validate({**spec_document(TINY), **ends})
+    weights = dict(hg.build(spec).state_dict())
+    other = {"prefix_conditioner.norm.bias": torch.ones(1)}
+    ours = from_upstream({**weights, **other}, spec)
+    assert other_weights({**weights, **other}, spec) == other
+    back = to_upstream(ours, spec)
+    assert back.keys() == weights.keys()
+    assert all(back[name] is value for name, value in weights.items())
