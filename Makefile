@@ -48,8 +48,9 @@ test: setup ## Run the tests; needs no GPU and no network
 test-gpu: ## Run the GPU tests and time the operations, on a machine with CUDA
 	bash scripts/gpu_check.sh
 
-bench: setup ## Measure time and memory of building, saving and loading the 1.6 B Zonos hybrid
+bench: setup ## Measure building, saving and loading the 1.6 B Zonos hybrid, then the operators
 	$(BIN)/python scripts/bench_build.py
+	$(BIN)/python scripts/bench_ops.py
 
 docs: setup ## Write the generated files: the JSON Schema and the spec reference
 	$(BIN)/python scripts/make_docs.py
