@@ -53,8 +53,9 @@ SCANS: dict[str, tuple[Callable[..., Any], Callable[..., Inputs], dict[str, Any]
 
 def _assert_close(given: Tensor, wanted: Tensor, dtype: torch.dtype) -> None:
     assert given.dtype == wanted.dtype
-    scale = wanted.float().abs().max().clamp(min=1e-3)
-    assert float((given.float() - wanted.float()).abs().max() / scale) < TOLERANCE[dtype]
+    given, wanted = given.detach().float(), wanted.detach().float()
+    scale = wanted.abs().max().clamp(min=1e-3)
+    assert float((given - wanted).abs().max() / scale) < TOLERANCE[dtype]
 
 
 def _run(function: Callable[..., Any], inputs: Inputs, backend: str) -> tuple[Tensor, dict[str, Tensor]]:
