@@ -30,7 +30,8 @@ _OTHER_PARTS = ("embeddings.", "heads.", "prefix_conditioner.")
 def spec_document(upstream_config: Mapping[str, Any]) -> dict[str, Any]:
     """Turns a ZonosConfig, or its `backbone` section alone, into a document that takes and returns hidden states.
 
-    Zonos evaluates its last norm with a bias even when `rms_norm` is true; `norm.final_bias` says so.
+    Zonos evaluates its last norm with a bias even when `rms_norm` is true, which `norm.final_bias` says, and does not
+    rescale the projections that end its branches.
 
     Raises:
         SpecError: For fields that upstream does not have.
@@ -53,6 +54,7 @@ def spec_document(upstream_config: Mapping[str, Any]) -> dict[str, Any]:
         "ssm": ssm_document(config["ssm_cfg"], "ssm_cfg"),
         "norm": {**norm, "eps": config["norm_epsilon"]},
         "residual_in_fp32": config["residual_in_fp32"],
+        "init": {"rescale_prenorm_residual": False},
     }
     if config["attn_layer_idx"]:
         backbone["attn"] = attention_document(config["attn_cfg"], "attn_cfg")

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import hybridgen as hg
 from hybridgen.interop.mamba_ssm import from_upstream, spec_document, to_upstream, upstream_config
 from hybridgen.spec import AttentionSpec, Mamba1Spec, Mamba2Spec
 
+CONFIGS = Path(__file__).parent.parent.parent / "configs/model"
 MAMBA_130M = {
     "d_model": 768, "n_layer": 24, "vocab_size": 50277, "ssm_cfg": {}, "rms_norm": True, "residual_in_fp32": True,
     "fused_add_norm": True, "pad_vocab_size_multiple": 8,
@@ -37,6 +39,8 @@ def resolve(config):
 )
 def test_published_configs(config, parameters):
     spec = resolve(config)
+    name = "mamba-130m" if config is MAMBA_130M else "mamba2attn-2.7b"
+    assert hg.load_spec(CONFIGS / f"{name}.yaml").backbone == spec.backbone
     model = hg.build(spec, device="meta")
     assert sum(p.numel() for p in model.parameters()) == parameters
     back = upstream_config(spec)

@@ -1,11 +1,14 @@
 """Zonos' configurations in both directions, and weights with what surrounds the backbone."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 import hybridgen as hg
 from hybridgen.interop.zonos import from_upstream, other_weights, spec_document, to_upstream, upstream_config
 
+CONFIGS = Path(__file__).parent.parent.parent / "configs/model"
 ATTN = {
     "causal": True, "num_heads": 16, "num_heads_kv": 4, "rotary_emb_dim": 128, "qkv_proj_bias": False,
     "out_proj_bias": False,
@@ -33,6 +36,8 @@ def test_published_configs(section, parameters, keys):
              "masked_token_id": 1025}  # fmt: skip
     spec = resolve(whole)
     assert resolve(section) == spec
+    shipped = hg.load_spec(CONFIGS / f"zonos-v0.1-{'hybrid' if keys == 438 else 'transformer'}.yaml")
+    assert spec.backbone == shipped.backbone
     model = hg.build(spec, device="meta")
     assert sum(p.numel() for p in model.parameters()) == parameters
     assert len(model.state_dict()) == keys
