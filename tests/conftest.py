@@ -9,7 +9,7 @@ import tests.helpers.shapes  # noqa: F401
 
 @pytest.fixture
 def no_shape_checks():
-    """Switches the shape checks off: torch.compile cannot trace them, and calls that must fail should reach our code."""
+    """Switches the shape checks off: torch.compile cannot trace them, and bad calls should reach our own checks."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
