@@ -9,6 +9,7 @@ exchange, so that they are under the target's name at every moment.
 
 import ctypes
 import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -19,9 +20,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hybridgen.errors import CheckpointError
-
-if sys.platform != "win32":
-    import fcntl
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -140,8 +138,6 @@ def _make_staging(target: Path) -> tuple[Path, int]:
 
 def _lock(descriptor: int, wait: bool) -> bool:
     """Locks an open directory; false if someone else holds it or the file system has no locks."""
-    if sys.platform == "win32":
-        return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
@@ -197,6 +193,7 @@ def _carry(old: Path, new: Path, skip: tuple[str, ...]) -> None:
         copy.mkdir()
         _carry(source, copy, ())
         shutil.copystat(source, copy)
+    _sync(new)
 
 
 def _link(source: Path, copy: Path) -> None:
@@ -206,6 +203,8 @@ def _link(source: Path, copy: Path) -> None:
         pass  # its owner removed it meanwhile
     except OSError:  # a file system without hard links, or a file of another user
         shutil.copy2(source, copy, follow_symlinks=False)
+        if not copy.is_symlink():
+            _sync(copy)
 
 
 def _is_carried(old: Path, new: Path) -> bool:
@@ -283,8 +282,6 @@ def _sync_tree(directory: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    if sys.platform == "win32" and path.is_dir():
-        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

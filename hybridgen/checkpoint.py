@@ -215,7 +215,8 @@ def _read_config(directory: Path) -> dict[str, Any]:
 def _missing_directory(directory: Path) -> str:
     if directory.exists():
         return f"{directory}: is a file; name the directory that holds {CONFIG}"
-    siblings = [path.name for path in directory.parent.iterdir() if path.is_dir()] if directory.parent.is_dir() else []
+    found = directory.parent.iterdir() if directory.parent.is_dir() else ()
+    siblings = [path.name for path in found if path.is_dir() and not path.name.startswith(".")]
     close = nearest(directory.name, siblings)
     return f"{directory}: there is no such directory" + (f"; closest is {directory.with_name(close)}" if close else "")
 
