@@ -1,8 +1,8 @@
 """The program as a whole: start-up, exit statuses, what goes to which stream."""
 
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -78,9 +78,10 @@ def test_check_loads_nothing_it_does_not_need() -> None:
 
 def test_check_starts_in_less_than_half_a_second() -> None:
     def seconds() -> float:
-        begin = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([*START, "check", CONFIGS / "zonos-v0.1-hybrid.yaml"], check=True, capture_output=True)
-        return time.perf_counter() - begin
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    # The fastest of several: the claim is about the program, not about what else the machine does.
+    # Processor time, and the least of several: the claim is about the program, not about what else the machine does.
     assert min(seconds() for _ in range(7)) < 0.5
