@@ -1,5 +1,7 @@
 """Softmax attention over given queries, keys and values, and the rule of who sees whom."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -7,8 +9,105 @@ from torch import Tensor
 
 from hybridgen.layers.norms import upcast
 
-# Queries per block of the explicit path: bounds its memory to B * H * 256 * S scores.
+# Queries per block where a mask is needed: it bounds masks and scores to 256 rows, and each block looks only at the
+# keys that its queries can see.
 _QUERY_BLOCK = 256
+
+
+class Keys(NamedTuple):
+    """The keys and values that a call may look at.
+
+    Attributes:
+        k: (B, K, S, P) keys.
+        v: (B, K, S, P) values.
+        first: Slot of the oldest of them; the others follow it without a gap.
+        turn: Index at which the oldest stands; others follow it, around the end. Other than 0 only for one query.
+    """
+
+    k: Tensor
+    v: Tensor
+    first: int = 0
+    turn: int = 0
+
+    def slots(self) -> Int[Tensor, " S"]:
+        """Returns the slot of each key."""
+        index = torch.arange(self.k.shape[2], device=self.k.device)
+        return self.first + ((index - self.turn) % self.k.shape[2] if self.turn else index)
+
+
+class Scoring(NamedTuple):
+    """How scores are made of queries and keys.
+
+    Attributes:
+        scale: Factor on the products.
+        softcap: Scores become softcap * tanh(score / softcap); None is no cap.
+        sinks: (H) one more logit per head in the softmax, with no value; None is none.
+    """
+
+    scale: float
+    softcap: float | None = None
+    sinks: Tensor | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether PyTorch's fused attention can do it."""
+        return self.softcap is None and self.sinks is None
+
+
+def attend_causal(
+    q: Float[Tensor, "B H T P"],
+    keys: Keys,
+    offset: int,
+    starts: Int[Tensor, "B T"] | None,
+    window: int | None,
+    scoring: Scoring,
+) -> Float[Tensor, "B H T P"]:
+    """Attends to each query's own and earlier tokens of its sequence, at most `window` of them.
+
+    Args:
+        q: Queries of the slots offset, offset + 1, ...; H is a multiple of the keys' K.
+        keys: Keys of all slots that the queries may see, up to the last query's.
+        offset: Slot of the first query.
+        starts: Slot where each query's sequence starts; None is slot 0 for all.
+        window: Tokens seen, the query's own included; None is no limit.
+        scoring: How scores are made.
+    """
+    length, held = q.shape[2], keys.k.shape[2]
+    if length == 0:
+        return q
+    if starts is None and (window is None or held <= window):
+        if length == 1:
+            return _attend(q, keys.k, keys.v, None, scoring)
+        if length == held and scoring.is_plain:
+            return _fused(q, keys.k, keys.v, None, scoring, is_causal=True)
+    slots, parts = keys.slots(), []
+    for begin, end in _query_blocks(length):
+        low, high = 0, held
+        if keys.turn == 0:
+            high = offset + end - keys.first
+            low = 0 if window is None else max(0, offset + begin - window + 1 - keys.first)
+        mask = visibility(
+            torch.arange(offset + begin, offset + end, device=q.device),
+            slots[low:high],
+            None if starts is None else starts[:, begin:end],
+            window,
+        )
+        block = (q[:, :, begin:end], keys.k[:, :, low:high], keys.v[:, :, low:high])
+        parts.append(_attend(*block, mask, scoring))
+    return torch.cat(parts, dim=2)
+
+
+def attend_everywhere(
+    q: Float[Tensor, "B H T P"], keys: Keys, starts: Int[Tensor, "B T"] | None, scoring: Scoring
+) -> Float[Tensor, "B H T P"]:
+    """Attends to all tokens of each query's sequence, later ones too."""
+    if q.shape[2] == 0:
+        return q
+    parts = []
+    for begin, end in _query_blocks(q.shape[2]):
+        mask = None if starts is None else (starts[:, begin:end, None] == starts[:, None, :])[:, None]
+        parts.append(_attend(q[:, :, begin:end], keys.k, keys.v, mask, scoring))
+    return torch.cat(parts, dim=2)
 
 
 def visibility(
@@ -17,21 +116,15 @@ def visibility(
     starts: Int[Tensor, "B T"] | None,
     window: int | None,
 ) -> Bool[Tensor, "R 1 T S"]:
-    """Returns which keys each query sees under the causal rule.
+    """Returns which keys each query sees under the causal rule, given the slots of both.
 
     A key is seen if it is not later than the query, in the query's own sequence (its slot is at least the slot where
     that sequence starts), and, with a window, among the last `window` tokens up to the query.
 
-    Args:
-        queries: Slots of the queries.
-        keys: Slots of the keys, in any order.
-        starts: Slot where each query's sequence starts; None is slot 0 for all.
-        window: Tokens seen, the query's own included; None is no limit.
     Returns:
         One mask for all rows (R = 1) or one per batch row (R = B); true is visible.
     """
-    query = queries[None, :, None]
-    key = keys[None, None, :]
+    query, key = queries[None, :, None], keys[None, None, :]
     seen = key <= query
     if window is not None:
         seen = seen & (key > query - window)
@@ -40,57 +133,39 @@ def visibility(
     return seen[:, None]
 
 
-def same_sequence(starts: Int[Tensor, "B T"]) -> Bool[Tensor, "B 1 T T"]:
-    """Returns which tokens share a sequence: who sees whom when attention is not causal."""
-    return (starts[:, :, None] == starts[:, None, :])[:, None]
+def _query_blocks(length: int) -> list[tuple[int, int]]:
+    # A compiled graph must not depend on the length, so there it is one block.
+    if torch.compiler.is_compiling() or length <= _QUERY_BLOCK:
+        return [(0, length)]
+    return [(begin, min(begin + _QUERY_BLOCK, length)) for begin in range(0, length, _QUERY_BLOCK)]
 
 
-def attend(
-    q: Float[Tensor, "B H T P"],
-    k: Float[Tensor, "B K S P"],
-    v: Float[Tensor, "B K S P"],
-    mask: Bool[Tensor, "R 1 T S"] | None,
-    is_causal: bool,
-    scale: float,
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scoring: Scoring) -> Tensor:
+    return (_fused if scoring.is_plain else _explicit)(q, k, v, mask, scoring)
+
+
+def _fused(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scoring: Scoring, is_causal: bool = False
 ) -> Float[Tensor, "B H T P"]:
-    """Computes `softmax(scale * q k^T) v` with PyTorch's fused attention; H must be a multiple of K.
-
-    Args:
-        mask: True where a query sees a key; None is everything (or the causal triangle with is_causal).
-        is_causal: Query i sees keys up to i; only with mask None and S = T.
-    """
+    grouped = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=is_causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+        q, k, v, attn_mask=mask, is_causal=is_causal, scale=scoring.scale, enable_gqa=grouped
     )
 
 
-def attend_explicit(
-    q: Float[Tensor, "B H T P"],
-    k: Float[Tensor, "B K S P"],
-    v: Float[Tensor, "B K S P"],
-    mask: Bool[Tensor, "R 1 T S"] | None,
-    scale: float,
-    softcap: float | None,
-    sinks: Float[Tensor, " H"] | None,
-) -> Float[Tensor, "B H T P"]:
-    """Computes attention with the scores in hand, for options that fused attention does not have.
+def _explicit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scoring: Scoring) -> Float[Tensor, "B H T P"]:
+    """Attention with the scores in hand, in float32, for what fused attention lacks.
 
-    `score = cap * tanh(scale * q k^T / cap)`; a sink is one more logit per head in the softmax, with no value.
-    Scores and softmax in float32. Sources: arXiv 2408.00118 (softcap), gpt-oss model card (sinks).
+    Sources: arXiv 2408.00118, section 2 (soft cap); 2508.10925, section 2.2 (sinks).
     """
-    kv_heads = k.shape[1]
-    grouped = q.unflatten(1, (kv_heads, -1))
-    blocks = []
-    for begin in range(0, q.shape[2], _QUERY_BLOCK):
-        rows = slice(begin, begin + _QUERY_BLOCK)
-        scores = upcast(grouped[:, :, :, rows] @ k[:, :, None].mT) * scale
-        if softcap is not None:
-            scores = softcap * torch.tanh(scores / softcap)
-        if mask is not None:
-            scores = scores.masked_fill(~mask[:, :, None, rows], float("-inf"))
-        if sinks is not None:
-            extra = sinks.to(scores.dtype).view(1, kv_heads, -1, 1, 1).expand(*scores.shape[:-1], 1)
-            scores = torch.cat((scores, extra), dim=-1)
-        weights = scores.softmax(dim=-1)[..., : k.shape[2]]
-        blocks.append(weights.to(v.dtype) @ v[:, :, None])
-    return torch.cat(blocks, dim=3).flatten(1, 2) if blocks else torch.zeros_like(q)
+    grouped = upcast(q).unflatten(1, (k.shape[1], -1)) * scoring.scale
+    scores = grouped @ upcast(k)[:, :, None].mT
+    if scoring.softcap is not None:
+        scores = scoring.softcap * torch.tanh(scores / scoring.softcap)
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, :, None], float("-inf"))
+    if scoring.sinks is not None:
+        sinks = scoring.sinks.to(scores.dtype).view(1, k.shape[1], -1, 1, 1)
+        scores = torch.cat((scores, sinks.expand(*scores.shape[:-1], 1)), dim=-1)
+    weights = scores.softmax(dim=-1)[..., : k.shape[2]]
+    return (weights.to(v.dtype) @ v[:, :, None]).flatten(1, 2)

@@ -9,7 +9,11 @@ from torch import Tensor, nn
 
 @runtime_checkable
 class Initialised(Protocol):
-    """A module that names the starting value of each parameter it owns itself (not those of its children)."""
+    """A module that names the starting value of each parameter it owns itself (not those of its children).
+
+    It may also have a class attribute `float32_parameters`, names of own parameters that stay in float32 in a model
+    of a smaller dtype.
+    """
 
     def initial_value(self, name: str, generator: torch.Generator) -> Tensor:
         """Returns the starting value of parameter `name`, float32 on the CPU, in the parameter's shape."""

@@ -154,8 +154,10 @@ def generate(
     """
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     ends = _end_tokens(model, eos_token_id)
-    if ids.shape[1] == 0:
-        raise HybridgenError("the prompt must hold at least one token")
+    if ids.ndim < 2 or ids.shape[1] == 0:
+        raise HybridgenError(
+            f"the prompt must be ids of shape (B, T) with at least one token; given {tuple(ids.shape)}"
+        )
     if max_new_tokens < 0:
         raise HybridgenError(f"max_new_tokens must be 0 or more; given {max_new_tokens}")
     generator = None if seed is None else torch.Generator(device=ids.device).manual_seed(seed)
@@ -163,13 +165,13 @@ def generate(
     run.note(ids, mask)
     state = model.init_state(ids.shape[0], ids.shape[1] + max_new_tokens)
     done = torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)
-    columns = [ids]
+    columns, end_ids = [ids], torch.tensor(ends, device=ids.device)
     step, padding = ids, mask
     for _ in range(max_new_tokens):
         token = run.next(model(step, state=state, mask=padding, num_last_tokens=1))
         if ends:
             token = torch.where(done, ends[0], token)
-            done |= torch.isin(token, torch.tensor(ends, device=token.device))
+            done |= torch.isin(token, end_ids)
         step, padding = token[:, None], None
         run.note(step)
         columns.append(step)

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from hybridgen.errors import ShapeError
 from hybridgen.layers.linear import Embedding, Linear
-from hybridgen.layers.mixers.base import Mixer
 from hybridgen.model.backbone import Backbone
 from hybridgen.model.block import Block
 from hybridgen.model.state import DecodingState, plan_step
@@ -40,6 +39,8 @@ class HybridModel(nn.Module):
         if isinstance(spec.head, LmHeadSpec):
             self.lm_head = Linear(d_model, cast(TokensInputSpec, spec.input).padded_vocab_size(), bias=spec.head.bias)
             self.tie_weights()
+            # Loading with assign=True puts a parameter of its own under each name.
+            self.register_load_state_dict_post_hook(lambda module, _: module.tie_weights())
         if isinstance(spec.head, CodebooksHeadSpec):
             codes = cast(CodebooksInputSpec, spec.input)
             vocab_size = spec.head.vocab_size or codes.vocab_size
@@ -59,10 +60,11 @@ class HybridModel(nn.Module):
         Args:
             x: Token ids (B, T), codes (B, T, n_codebooks), or hidden states (B, T, D), as the spec's input says.
             state: Made by `init_state`; the call continues it and advances it in place. Any T >= 0.
-            mask: Bool (B, T), false for padding; padding stands on the left of its row.
+            mask: Bool (B, T), false for padding. The real tokens of a row stand together; with a state, padding stands
+                on their left. What comes out at padding has no meaning.
             seq_idx: Integers (B, T), the number of the sequence that each token of a packed row belongs to; nothing
                 crosses a boundary, and positions begin again at each.
-            num_last_tokens: Only the last so many tokens get an output; 0 is all of them.
+            num_last_tokens: Only the last so many tokens get an output; 0 is all of them. At least 0.
 
         Returns:
             Logits (B, T, V), one row of logits per codebook (B, T, n_codebooks, V), or hidden states (B, T, D).
@@ -71,7 +73,11 @@ class HybridModel(nn.Module):
             ShapeError: If the tensors do not fit the model, each other, or the state.
         """
         self._check_input(x)
+        if num_last_tokens < 0:
+            raise ShapeError(f"num_last_tokens must be 0 (all) or more; given {num_last_tokens}")
         step = plan_step((x.shape[0], x.shape[1]), x.device, state, mask, seq_idx)
+        if state is not None:
+            state.is_busy = True
         hidden = self.backbone(self._embed(x), state, step.span)
         if state is not None:
             step.finish(state)
@@ -117,12 +123,11 @@ class HybridModel(nn.Module):
             setattr(self.get_submodule(module), name, self.get_parameter(owner))
 
     def parameter_dtypes(self, dtype: torch.dtype) -> dict[str, torch.dtype]:
-        """Returns the dtype of each parameter in a model of `dtype`: A_log, D and dt_bias are at least float32."""
+        """Returns the dtype of each parameter in a model of `dtype`: A, D and the bias of dt are at least float32."""
         dtypes = {name: dtype for name, _ in self.named_parameters(remove_duplicate=False)}
         wide = torch.promote_types(dtype, torch.float32)
         for prefix, module in self.named_modules():
-            if isinstance(module, Mixer):
-                dtypes |= {f"{prefix}.{name}": wide for name in module.float32_parameters}
+            dtypes |= {f"{prefix}.{name}": wide for name in getattr(module, "float32_parameters", ())}
         return dtypes
 
     def _embed(self, x: Tensor) -> Tensor:

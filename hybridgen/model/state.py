@@ -21,11 +21,12 @@ class DecodingState:
     Attributes:
         layers: State of each layer's mixer; None for a layer without one.
         batch_size: Rows B.
-        max_seqlen: Tokens per row that fit, padding included.
+        max_seqlen: Tokens per row that fit, padding included; no bound where no layer keeps every token.
         length: Tokens per row read so far, padding included.
         starts: (B,) slot at which each row's current sequence begins; None means slot 0 in every row.
         last_seq_idx: (B,) number of each row's current sequence in packed input; None without packing.
         has_waiting_rows: Whether a row may have had nothing but padding so far, so that its first token is to come.
+        is_busy: Whether a call is under way; still true after one that failed, which leaves the layers out of step.
     """
 
     layers: list[MixerState | None]
@@ -35,13 +36,15 @@ class DecodingState:
     starts: Int[Tensor, " B"] | None = None
     last_seq_idx: Int[Tensor, " B"] | None = None
     has_waiting_rows: bool = False
+    is_busy: bool = False
 
     def reset(self) -> None:
         """Forgets everything read; the buffers are kept and can be used again."""
         for layer in self.layers:
             if layer is not None:
                 layer.reset()
-        self.length, self.starts, self.last_seq_idx, self.has_waiting_rows = 0, None, None, False
+        self.length, self.starts, self.last_seq_idx = 0, None, None
+        self.has_waiting_rows, self.is_busy = False, False
 
     def nbytes(self) -> int:
         """Returns the bytes that the layers' buffers take."""
@@ -77,7 +80,10 @@ class DecodingState:
         for name, tensor in own.items():
             tensor.copy_(given[name])
         self.length = int(saved["length"])
-        self.starts, self.last_seq_idx = saved.get("starts"), saved.get("last_seq_idx")
+        device = next(iter(own.values())).device if own else None
+        for name in ("starts", "last_seq_idx"):
+            setattr(self, name, saved[name].to(device, copy=True) if name in saved else None)
+        self.is_busy = False
         self.has_waiting_rows = self.starts is not None and bool((self.starts == self.length).any())
 
 
@@ -92,7 +98,7 @@ class Step(NamedTuple):
     def finish(self, state: DecodingState) -> None:
         """Advances the state's bookkeeping by this call."""
         state.length += self.span.length
-        state.has_waiting_rows = self.has_waiting_rows
+        state.has_waiting_rows, state.is_busy = self.has_waiting_rows, False
         state.starts, state.last_seq_idx = self.starts, self.last_seq_idx
 
 
@@ -109,7 +115,8 @@ def plan_step(
         shape: Batch size B and number of tokens T.
         device: Device of the call.
         state: State that the call continues, if any.
-        mask: False for padding tokens, which must all stand before the real tokens of their row.
+        mask: False for padding tokens. They stand before the real tokens of their row; in a call without a state they
+            may stand behind them too.
         seq_idx: Number of the sequence that each token of a packed row belongs to.
 
     Raises:
@@ -137,7 +144,13 @@ def plan_step(
 def _check_state(state: DecodingState, batch: int, length: int) -> None:
     if state.batch_size != batch:
         raise ShapeError(f"the state was made for batch_size {state.batch_size}; the input has {batch} rows")
-    if state.length + length > state.max_seqlen:
+    if state.is_busy:
+        raise ShapeError(
+            "an earlier call with this state failed halfway, so its layers are out of step; call state.reset() and "
+            "begin again, or go on with a copy.deepcopy made before"
+        )
+    capacities = [layer.capacity() for layer in state.layers if layer is not None]
+    if any(capacity is not None and state.length + length > capacity for capacity in capacities):
         raise ShapeError(
             f"the state holds max_seqlen = {state.max_seqlen} tokens and has read {state.length}; {length} more do not "
             f"fit: call init_state with a larger max_seqlen"
@@ -159,18 +172,27 @@ def _padded(mask: Tensor, offset: int, state: DecodingState | None) -> Step:
     if not torch.compiler.is_compiling():
         if bool(mask.all()) and before is None:
             return Step(Span(offset, length, mask.device))
-        gaps = (mask[:, :-1] & ~mask[:, 1:]).any(dim=1) | (has_begun & ~mask.all(dim=1))
-        if bool(gaps.any()):
-            raise ShapeError(
-                f"padding must stand on the left, before the real tokens of its row; row {int(gaps.nonzero()[0, 0])} "
-                f"has padding after a real token (right padding needs no mask: causal layers never look at it)"
-            )
-    first = offset + (~mask).sum(dim=1)
+        _check_padding(mask, has_begun, may_end=state is None)
+    first = offset + (mask.cumsum(dim=1) == 0).sum(dim=1)
     starts = first if before is None else torch.where(has_begun, before, first)
     # A padding token is a sequence of its own: it starts where it stands.
     per_token = torch.where(mask, starts[:, None], slots)
     waits = torch.compiler.is_compiling() or bool((starts == offset + length).any())
     return Step(Span(offset, length, mask.device, per_token), starts, None, waits)
+
+
+def _check_padding(mask: Tensor, has_begun: Tensor, may_end: bool) -> None:
+    """Refuses padding after real tokens; with `may_end`, only if real tokens follow it again."""
+    ends = mask[:, :-1] & ~mask[:, 1:]
+    begins = ~mask[:, :-1] & mask[:, 1:]
+    if may_end:
+        wrong = (begins & (ends.cumsum(dim=1) > 0)).any(dim=1)
+        rule = "the real tokens of a row must stand together"
+    else:
+        wrong = ends.any(dim=1) | (has_begun & ~mask.all(dim=1))
+        rule = "with a state, padding must stand on the left of its row, before the real tokens"
+    if bool(wrong.any()):
+        raise ShapeError(f"{rule}; row {int(wrong.nonzero()[0, 0])} has padding after a real token")
 
 
 def _packed(seq_idx: Tensor, offset: int, state: DecodingState | None) -> Step:

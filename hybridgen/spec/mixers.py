@@ -263,19 +263,19 @@ class AttentionSpec(Spec):
                 f"rotary_emb_dim must be at most head_dim = {self.head_dim_for(d_model)}; given {self.rotary_emb_dim}",
                 depends=("head_dim", "num_heads"),
             )
-        if not self.causal and self.d_conv:
-            yield Problem(
-                ("d_conv",),
-                f"d_conv needs causal: true, its convolution looks back only; given {self.d_conv}",
-                "write d_conv: 0",
-                depends=("causal",),
-            )
         if not self.causal and self.window is not None:
             yield Problem(
                 ("window",),
                 f"window needs causal: true, it counts the tokens up to the current one; given {self.window}",
                 "write window: null",
                 depends=("causal",),
+            )
+        if not self.rotary_emb_dim and (self.rotary_emb_interleaved or self.rotary_emb_base != 10000.0):
+            yield Problem(
+                ("rotary_emb_dim",),
+                "rotary_emb_interleaved and rotary_emb_base need rotary_emb_dim, which is 0: nothing is rotated",
+                "set rotary_emb_dim, at most head_dim",
+                depends=("rotary_emb_interleaved", "rotary_emb_base"),
             )
         if self.rotary_emb_dim % 2:
             yield Problem(("rotary_emb_dim",), f"rotary_emb_dim must be even; given {self.rotary_emb_dim}")

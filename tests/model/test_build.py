@@ -62,6 +62,9 @@ def test_float32_islands():
     model = build(TOKENS, dtype="bfloat16")
     wide = {name.rpartition(".")[2] for name, p in model.named_parameters() if p.dtype == torch.float32}
     assert wide == {"A_log", "D", "dt_bias"}
+    first = build({"backbone": {"d_model": 64, "n_layer": 1}}, dtype="bfloat16")
+    wide = {name for name, p in first.backbone.layers[0].mixer.named_parameters() if p.dtype == torch.float32}
+    assert wide == {"A_log", "D", "dt_proj.bias"}
     assert {p.dtype for p in build(TOKENS, dtype="float64").parameters()} == {torch.float64}
     meta = build(TOKENS, device="meta", dtype="bfloat16")
     assert [p.dtype for p in meta.parameters()] == [p.dtype for p in model.parameters()]
@@ -107,6 +110,12 @@ def test_tied_head_is_one_parameter():
     extra = 64 * 64 + 64
     count = sum(p.numel() for p in free.parameters()) - sum(p.numel() for p in tied.parameters())
     assert count == extra
+
+
+def test_loading_with_assign_keeps_the_tie():
+    model = build(TOKENS, device="meta")
+    model.load_state_dict(build(TOKENS, seed=4).state_dict(), assign=True)
+    assert model.lm_head.weight is model.backbone.embedding.weight
 
 
 def test_logits_scale_then_softcap():
@@ -164,8 +173,18 @@ def test_zonos_final_norm_is_rms_with_a_bias():
         (lambda m: m(torch.zeros(2, 4, dtype=torch.long), state=m.init_state(3, 8)), "batch_size 3; the input has 2"),
         (lambda m: m(torch.zeros(1, 9, dtype=torch.long), state=m.init_state(1, 8)), "max_seqlen = 8"),
         (
-            lambda m: m(torch.zeros(1, 2, dtype=torch.long), mask=torch.tensor([[True, False]])),
-            "padding must stand on the left",
+            lambda m: m(torch.zeros(1, 3, dtype=torch.long), mask=torch.tensor([[True, False, True]])),
+            "the real tokens of a row must stand together; row 0 has padding after a real token",
+        ),
+        (
+            lambda m: m(
+                torch.zeros(1, 2, dtype=torch.long), state=m.init_state(1, 8), mask=torch.tensor([[True, False]])
+            ),
+            "with a state, padding must stand on the left",
+        ),
+        (
+            lambda m: m(torch.zeros(1, 2, dtype=torch.long), num_last_tokens=-1),
+            "num_last_tokens must be 0",
         ),
         (
             lambda m: m(torch.zeros(1, 2, dtype=torch.long), mask=torch.ones(1, 3, dtype=torch.bool)),
@@ -260,3 +279,61 @@ def test_gradients_flow_through_a_call_with_a_state():
     with_state = torch.autograd.grad(model(x, state=model.init_state(1, 8)).sum(), list(model.parameters()))
     for a, b in zip(with_state, whole, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("case", ["hybrid-pre-rms", "attention-everything"])
+def test_padding_on_both_sides_without_a_state(case):
+    model = make(case, "float64")
+    x = torch.randn(1, 9, 32, dtype=torch.float64)
+    mask = torch.tensor([[False, False, True, True, True, True, True, False, False]])
+    torch.testing.assert_close(model(x, mask=mask)[:, 2:7], model(x[:, 2:7]))
+
+
+def test_padding_of_a_non_causal_stack_may_stand_anywhere_around():
+    stack = {"d_model": 32, "n_layer": 2, "attn_layer_idx": "all", "attn": {"num_heads": 4, "causal": False}}
+    model = build({"backbone": stack}, dtype="float64")
+    x = torch.randn(2, 7, 32, dtype=torch.float64)
+    mask = torch.tensor([[True] * 4 + [False] * 3, [False] * 2 + [True] * 5])
+    y = model(x, mask=mask)
+    torch.testing.assert_close(y[:1, :4], model(x[:1, :4]))
+    torch.testing.assert_close(y[1:, 2:], model(x[1:, 2:]))
+
+
+def test_a_call_that_failed_halfway_leaves_a_state_that_says_so(monkeypatch):
+    model = build(TOKENS)
+    state, ids = model.init_state(1, 8), torch.zeros(1, 2, dtype=torch.long)
+
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model.backbone.layers[2], "forward", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            model(ids, state=state)
+    with pytest.raises(hg.ShapeError, match="failed halfway"):
+        model(ids, state=state)
+    state.reset()
+    torch.testing.assert_close(model(ids, state=state), model(ids))
+
+
+@torch.no_grad()
+def test_states_without_a_full_cache_have_no_bound():
+    for case in ("mamba1", "mamba2", "attention-window"):
+        model = make(case)
+        x = torch.randn(1, 30, 32)
+        state = model.init_state(1, 8)
+        pieces = [model(x[:, t : t + 3], state=state) for t in range(0, 30, 3)]
+        torch.testing.assert_close(torch.cat(pieces, dim=1), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_training_only_the_query_norm_through_a_state():
+    model = make("attention-qk-norm-head", "float64")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("q_norm" in name)
+    x = torch.randn(1, 6, 32, dtype=torch.float64)
+    state = model.init_state(1, 8)
+    total = model(x[:, :3], state=state).sum() + model(x[:, 3:], state=state).sum()
+    weight = model.backbone.layers[0].mixer.q_norm.weight
+    (through_state,) = torch.autograd.grad(total, weight)
+    (whole,) = torch.autograd.grad(model(x).sum(), weight)
+    torch.testing.assert_close(through_state, whole)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hybridgen.errors import UnsupportedError
-from hybridgen.layers.attention_core import attend, attend_explicit, same_sequence, visibility
+from hybridgen.layers.attention_core import Keys, Scoring, attend_causal, attend_everywhere
 from hybridgen.layers.kv_cache import AttentionState
 from hybridgen.layers.linear import BranchOutput, DepthwiseConv1d, Linear
 from hybridgen.layers.mixers.base import Mixer, MixerState, before, plain_span
@@ -65,12 +65,13 @@ class Attention(Mixer):
                 "a layer of non-causal attention (causal: false) has no decoding state: every later token changes "
                 "its earlier outputs; call the model on whole sequences, without a state"
             )
-        shape = (batch_size, self.kv_heads, min(max_seqlen, self.spec.window or max_seqlen), self.head_dim)
+        window = self.spec.window or max_seqlen + 1
+        shape = (batch_size, self.kv_heads, min(window, max_seqlen), self.head_dim)
         conv = None
         if self.spec.d_conv:
             conv = torch.zeros(batch_size, self.qkv_dim, self.spec.d_conv - 1, dtype=dtype, device=device)
         k, v = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
-        return AttentionState(k, v, conv)
+        return AttentionState(k, v, window <= max_seqlen, conv)
 
     def forward(
         self, x: Float[Tensor, "B T D"], state: MixerState | None = None, span: Span | None = None
@@ -94,9 +95,13 @@ class Attention(Mixer):
 
     def _convolve(self, qkv: Float[Tensor, "B T C"], state: AttentionState | None, span: Span) -> Tensor:
         memory = None if state is None else state.conv
-        earlier = None if memory is None else before(memory)
         qkv, last = causal_conv1d(
-            qkv, self.conv1d.taps, self.conv1d.bias, "identity", initial_state=earlier, resets=span.resets()
+            qkv,
+            self.conv1d.taps,
+            self.conv1d.bias,
+            "identity",
+            initial_state=before(memory, span),
+            resets=span.resets(),
         )
         if memory is not None:
             memory.copy_(last.detach())
@@ -122,31 +127,11 @@ class Attention(Mixer):
         self, q: Tensor, k: Tensor, v: Tensor, state: AttentionState | None, span: Span
     ) -> Float[Tensor, "B T H P"]:
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-        slots = span.slots()
-        keys = slots
-        if state is not None:
-            k, v, keys = state.extend(k, v, span.offset, self._is_ring(state))
-        mask, is_causal = self._mask(slots, keys, span)
         spec = self.spec
-        if spec.logit_softcap is None and not spec.sink:
-            y = attend(q, k, v, mask, is_causal, self.scale)
+        scoring = Scoring(self.scale, spec.logit_softcap, self.sinks if spec.sink else None)
+        keys = Keys(k, v, span.offset) if state is None else state.extend(k, v, span.offset)
+        if spec.causal:
+            y = attend_causal(q, keys, span.offset, span.starts, spec.window, scoring)
         else:
-            if is_causal:
-                mask = visibility(slots, keys, None, None)
-            y = attend_explicit(q, k, v, mask, self.scale, spec.logit_softcap, self.sinks if spec.sink else None)
+            y = attend_everywhere(q, keys, span.starts, scoring)
         return y.transpose(1, 2)
-
-    def _is_ring(self, state: AttentionState) -> bool:
-        return self.spec.window is not None and state.k.shape[2] == self.spec.window
-
-    def _mask(self, slots: Tensor, keys: Tensor, span: Span) -> tuple[Tensor | None, bool]:
-        """Returns the mask for fused attention, or None and whether the plain causal triangle applies."""
-        if not self.spec.causal:
-            return (None if span.starts is None else same_sequence(span.starts)), False
-        window = self.spec.window
-        if span.starts is None and (window is None or len(keys) <= window):
-            if len(slots) == 1:
-                return None, False
-            if len(slots) == len(keys):
-                return None, True
-        return visibility(slots, keys, span.starts, window), False

@@ -19,6 +19,10 @@ class MixerState:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
+    def capacity(self) -> int | None:
+        """Returns how many tokens fit; None if there is no bound, as in every recurrent state."""
+        return None
+
     def reset(self) -> None:
         """Forgets everything; the buffers keep their place in memory."""
         for value in self.tensors().values():
@@ -34,9 +38,6 @@ class Mixer(nn.Module, ABC):
 
     is_causal: bool = True
     """Whether later tokens leave earlier outputs as they are; only then does a state have a meaning."""
-
-    float32_parameters: frozenset[str] = frozenset()
-    """Own parameters that stay in float32 in models of a smaller dtype."""
 
     @abstractmethod
     def forward(
@@ -55,8 +56,14 @@ class Mixer(nn.Module, ABC):
         """Makes an empty state for up to max_seqlen tokens per row; recurrent states ignore that bound."""
 
 
-def before(buffer: Tensor) -> Tensor:
-    """Returns a state's buffer as an input of this call: a copy if autograd may need it after it is overwritten."""
+def before(buffer: Tensor | None, span: Span) -> Tensor | None:
+    """Returns a state's buffer as an input of this call.
+
+    Nothing stands before slot 0, and saying so by None lets kernels in that take no initial state. A copy is returned
+    if autograd may need the values after they are overwritten.
+    """
+    if buffer is None or span.offset == 0:
+        return None
     return buffer.clone() if torch.is_grad_enabled() else buffer
 
 

@@ -49,6 +49,8 @@ def initial_dt(spec_range: tuple[float, float, float], count: int, generator: to
 class DtProjection(nn.Linear):
     """The linear map from the dt bottleneck (dt_rank) to one step size per channel."""
 
+    float32_parameters = frozenset({"bias"})
+
     def __init__(self, spec: Mamba1Spec, dt_rank: int, d_inner: int) -> None:
         super().__init__(dt_rank, d_inner)
         self.spec = spec
@@ -138,7 +140,7 @@ class Mamba1(Mixer):
             self.conv1d.taps,
             self.conv1d.bias,
             self.spec.conv_activation,
-            initial_state=None if memory is None else before(memory.conv),
+            initial_state=None if memory is None else before(memory.conv, span),
             resets=resets,
         )
         dt, B, C = self._dt_b_c(values)
@@ -152,7 +154,7 @@ class Mamba1(Mixer):
             z,
             self.dt_proj.bias,
             gate_activation=self.spec.gate_activation,
-            initial_state=None if memory is None else before(memory.ssm),
+            initial_state=None if memory is None else before(memory.ssm, span),
             resets=resets,
         )
         if memory is not None:

@@ -72,21 +72,22 @@ class Mamba2(Mixer):
         if memory is not None and is_single_step(x, memory, span):
             y = self._step(xbc[:, 0], dt[:, 0], memory)[:, None]
         else:
-            y = self._scan(xbc, dt, memory, span.resets())
+            y = self._scan(xbc, dt, memory, span)
         y = self.norm(y, z) if self.spec.rmsnorm else gated_activation(y, z, self.spec.gate_activation)
         if self.d_mlp:
             y = torch.cat((gated_activation(x0, z0, self.spec.gate_activation), y), dim=-1)
         return self.out_proj(y)
 
     def _scan(
-        self, xbc: Float[Tensor, "B T C"], dt: Float[Tensor, "B T H"], state: MambaState | None, resets: Tensor | None
+        self, xbc: Float[Tensor, "B T C"], dt: Float[Tensor, "B T H"], state: MambaState | None, span: Span
     ) -> Float[Tensor, "B T d_ssm"]:
+        resets = span.resets()
         xbc, conv = causal_conv1d(
             xbc,
             self.conv1d.taps,
             self.conv1d.bias,
             "silu",
-            initial_state=None if state is None else before(state.conv),
+            initial_state=None if state is None else before(state.conv, span),
             resets=resets,
         )
         x, B, C = self._heads(xbc)
@@ -100,7 +101,7 @@ class Mamba2(Mixer):
             self.dt_bias,
             dt_limit=self.spec.dt_limit,
             chunk_size=self.spec.chunk_size,
-            initial_state=None if state is None else before(state.ssm),
+            initial_state=None if state is None else before(state.ssm, span),
             resets=resets,
         )
         if state is not None:
