@@ -48,7 +48,8 @@ test: setup ## Run the tests; needs no GPU and no network
 test-gpu: ## Run the GPU tests and time the operations, on a machine with CUDA
 	bash scripts/gpu_check.sh
 
-bench: setup ## Measure building, saving and loading the 1.6 B Zonos hybrid, then the operators
+bench: setup ## Measure the cold start, then building, saving and loading the 1.6 B Zonos hybrid, then the operators
+	$(BIN)/python scripts/bench_startup.py
 	$(BIN)/python scripts/bench_build.py
 	$(BIN)/python scripts/bench_ops.py
 

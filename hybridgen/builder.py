@@ -64,8 +64,13 @@ def build(
         progress: Called with (parameters done, parameters in all).
 
     Raises:
-        HybridgenError: For a device or a dtype that does not exist.
+        HybridgenError: For a device or a dtype that does not exist, or a spec that is none.
     """
+    if not isinstance(spec, ModelSpec):
+        raise HybridgenError(
+            f"build takes a ModelSpec; given {type(spec).__name__}: make one with hg.load_spec(path) or "
+            f"hg.ModelSpec.model_validate(dict)"
+        )
     place, kind = parse_device(device), parse_dtype(dtype)
     with torch.device("meta"):
         model = HybridModel(spec)

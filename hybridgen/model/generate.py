@@ -154,6 +154,8 @@ def generate(
     """
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     ends = _end_tokens(model, eos_token_id)
+    if not isinstance(ids, Tensor):
+        raise HybridgenError(f"the prompt must be a tensor of ids; given {type(ids).__name__}")
     if ids.ndim < 2 or ids.shape[1] == 0:
         raise HybridgenError(
             f"the prompt must be ids of shape (B, T) with at least one token; given {tuple(ids.shape)}"

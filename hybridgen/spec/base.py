@@ -1,6 +1,7 @@
 """What every part of a spec shares: strictness, and the form in which a part reports a broken rule."""
 
-from typing import Annotated, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -33,3 +34,13 @@ class Spec(BaseModel):
     model_config = ConfigDict(
         strict=True, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Returns a spec with some fields changed, and checks it like any other."""
+        changes = {
+            name: value.model_dump() if isinstance(value, Spec) else value for name, value in (update or {}).items()
+        }
+        return type(self).model_validate(self.model_dump() | changes)

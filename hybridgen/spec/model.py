@@ -50,15 +50,19 @@ class ModelSpec(Spec):
     """What the model returns."""
 
     @classmethod
-    def model_validate(cls, obj: Any, **_: Any) -> Self:
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
         """Checks and resolves a document given as a dict.
+
+        Args:
+            obj: The document, or a spec.
+            options: None are taken; pydantic's, such as `strict`, would change what a document means.
 
         Raises:
             SpecError: With every fault of the document, if there is one.
         """
-        if isinstance(obj, cls):
-            return obj
-        return cls.from_resolved(resolve(obj))
+        if options:
+            raise TypeError(f"ModelSpec.model_validate takes no options; given {', '.join(options)}")
+        return obj if isinstance(obj, cls) else cls.from_resolved(resolve(obj))
 
     @classmethod
     def from_resolved(cls, document: Mapping[str, Any]) -> Self:

@@ -1,5 +1,6 @@
 import pytest
 
+from hybridgen.errors import SpecError
 from hybridgen.spec import ModelSpec
 from tests.spec.documents import LONG, SHORT, changed, texts_of
 
@@ -98,12 +99,22 @@ def test_predicting_heads_need_causal_layers():
 
 
 def test_what_looks_back_only_needs_causal_attention():
-    backbone = changed(SHORT, attn={**ATTN, "causal": False, "window": 8, "d_conv": 4})["backbone"]
+    backbone = changed(SHORT, attn={**ATTN, "causal": False, "window": 8})["backbone"]
     assert texts_of({"backbone": backbone}) == [
         "backbone.attn.window: window needs causal: true, it counts the tokens up to the current one; given 8; "
         "write window: null",
-        "backbone.attn.d_conv: d_conv needs causal: true, its convolution looks back only; given 4; write d_conv: 0",
     ]
+    backbone["attn"] = {**ATTN, "causal": False, "d_conv": 4}
+    assert ModelSpec.model_validate({"backbone": backbone}).backbone.blocks["attn"].mixer.d_conv == 4
+
+
+def test_rotary_settings_need_rotated_channels():
+    for field, value in (("rotary_emb_interleaved", True), ("rotary_emb_base", 500.0)):
+        document = changed(SHORT, attn={"num_heads": 8, field: value})
+        assert texts_of(document) == [
+            "backbone.attn.rotary_emb_dim: rotary_emb_interleaved and rotary_emb_base need rotary_emb_dim, which is 0: "
+            "nothing is rotated; set rotary_emb_dim, at most head_dim"
+        ]
 
 
 def test_a_rule_is_not_reported_while_a_field_it_reads_is_wrong():
@@ -148,3 +159,17 @@ def test_faults_of_all_parts_come_together():
         "backbone.ssm.dstate",
         "backbone.blocks",
     } <= set(places)
+
+
+def test_copies_of_a_spec_are_checked_and_specs_can_be_keys():
+    spec = ModelSpec.model_validate(SHORT)
+    assert spec.model_copy() == spec
+    assert {spec: 1}[spec.model_copy(deep=True)] == 1
+    stack = spec.backbone.model_copy(update={"pattern": "ssm*3", "n_layer": 3})
+    copy = spec.model_copy(update={"backbone": stack})
+    assert [layer.mixer.type for layer in copy.backbone.layers] == ["mamba2"] * 3
+    assert copy != spec
+    with pytest.raises(SpecError, match="must be an integer"):
+        spec.model_copy(update={"backbone": {**spec.document()["backbone"], "d_model": "25"}})
+    with pytest.raises(TypeError, match="takes no options; given strict"):
+        ModelSpec.model_validate(SHORT, strict=False)
