@@ -10,7 +10,6 @@ import hybridgen as hg
 from tests.cli.conftest import TINY, Program
 
 COMMANDS = ("check", "show", "build", "generate", "import", "export", "schema", "doctor")
-START = [sys.executable, "-m", "hybridgen.cli"]
 BEYOND_CHECK = ("torch", "numpy", "rich", "safetensors", "jaxtyping")
 
 
