@@ -35,12 +35,14 @@ from hybridgen.weight_files import (
     write_bytes,
     write_weights,
 )
-from hybridgen.weight_names import check_names, nearest
+from hybridgen.weight_names import check_names, check_ties, nearest
 
 FORMAT = "hybridgen"
 FORMAT_VERSION = 1
 CONFIG = "config.json"
 SPEC = "config.yaml"
+
+_COMPILED = "_orig_mod"  # where torch.compile keeps the module that it wraps
 
 
 def save(model: HybridModel, directory: str | os.PathLike[str], max_shard_size: int | str = "5GB") -> None:
@@ -49,16 +51,46 @@ def save(model: HybridModel, directory: str | os.PathLike[str], max_shard_size: 
     A reader, or a kill at any moment, finds the whole old content or the whole new one.
 
     Args:
-        model: A model on any device; beside it no more than one tensor is in memory.
+        model: A model on any device, compiled or not; beside it no more than one tensor is in memory.
         directory: Made if absent, with its parents.
         max_shard_size: Largest file of weights: bytes, or text such as 500MB, 5GB or 1GiB.
 
     Raises:
-        CheckpointError: If the directory cannot be written; the old content is as it was then.
+        CheckpointError: If the weights are not those that the spec demands, or the directory cannot be written; the
+            old content is as it was then.
     """
-    aliases = model.tied_weights()
-    weights = {name: tensor for name, tensor in model.state_dict().items() if name not in aliases}
-    write_checkpoint(directory, model.spec, weights, parse_size(max_shard_size))
+    spec, weights = model_weights(model, f"{directory}: not saved")
+    ties = build(spec, device="meta").tied_weights()
+    stored = {name: tensor for name, tensor in weights.items() if name not in ties}
+    write_checkpoint(directory, spec, stored, parse_size(max_shard_size))
+
+
+def model_weights(model: nn.Module, where: str) -> tuple[ModelSpec, dict[str, Tensor]]:
+    """Returns a model's spec and all its weights, checked against each other.
+
+    Args:
+        model: A HybridModel; it and its parts may be wrapped by torch.compile.
+        where: What is being done, for messages.
+
+    Raises:
+        CheckpointError: If weights are missing, superfluous, of the wrong shape or not floating point, or if tied ones
+            have come apart.
+    """
+    inner = getattr(model, _COMPILED, model)
+    if not isinstance(inner, HybridModel):
+        raise CheckpointError(
+            f"{where}: this takes a HybridModel, not wrapped in anything; given {type(inner).__name__}"
+        )
+    weights = {name.replace(f"{_COMPILED}.", ""): tensor for name, tensor in inner.state_dict().items()}
+    bare = build(inner.spec, device="meta")
+    needed = {name: tensor.shape for name, tensor in bare.state_dict().items()}
+    check_names(needed, {name: tensor.shape for name, tensor in weights.items()}, where)
+    for name, tensor in weights.items():
+        if not tensor.dtype.is_floating_point:
+            raise CheckpointError(f"{where}: {name} is of {tensor.dtype}; weights are floating point")
+    untie = "untie them in the spec (tie_embeddings: false), or call model.tie_weights()"
+    check_ties(bare.tied_weights(), weights, where, untie)
+    return inner.spec, {name: weights[name] for name in needed}
 
 
 def write_checkpoint(

@@ -3,6 +3,9 @@
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
+import torch
+from torch import Tensor
+
 from hybridgen.errors import CheckpointError
 
 Shapes = Mapping[str, Sequence[int]]
@@ -33,10 +36,39 @@ def check_names(needed: Shapes, given: Shapes, where: object) -> None:
         (f"{name} {_shape(given[name])}{_nearest(name, missing)}" for name in unexpected),
     )  # fmt: skip
     lines += _group(
-        "of the wrong shape", "stored against needed",
+        "of the wrong shape", "found against needed",
         (f"{name}: {_shape(given[name])}, the model needs {_shape(needed[name])}" for name in misshapen),
     )  # fmt: skip
     raise CheckpointError("\n".join(lines))
+
+
+def check_ties(ties: Mapping[str, str], weights: Mapping[str, Tensor], where: object, fix: str) -> None:
+    """Checks that tied weights are one tensor, or equal to the last bit, so that one of them can be left out.
+
+    Args:
+        ties: Alias -> owner.
+        weights: All weights, both names of each tie among them, with equal shapes.
+        where: What was read, for the message.
+        fix: What to do, for the message.
+
+    Raises:
+        CheckpointError: If an alias has values of its own.
+    """
+    for alias, owner in ties.items():
+        if not _is_same(weights[alias], weights[owner]):
+            raise CheckpointError(f"{where}: the spec ties {alias} to {owner}, but their values differ; {fix}")
+
+
+def _is_same(first: Tensor, second: Tensor) -> bool:
+    if first is second or (first.is_meta and second.is_meta):
+        return True
+    if first.dtype != second.dtype or first.is_meta or second.is_meta:
+        return False
+    if (first.device, first.data_ptr(), first.stride()) == (second.device, second.data_ptr(), second.stride()):
+        return True
+    # As bytes, for which a NaN equals itself and -0.0 differs from 0.0.
+    raw = [tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8) for tensor in (first, second)]
+    return torch.equal(*raw)
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

@@ -7,7 +7,7 @@ weights of other parts of the original in `upstream_other.safetensors`. An expor
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from hybridgen.atomic import replaced_directory, settled
-from hybridgen.checkpoint import load, write_checkpoint
-from hybridgen.errors import CheckpointError, HybridgenError
+from hybridgen.checkpoint import load, model_weights, write_checkpoint
+from hybridgen.errors import CheckpointError, HybridgenError, SpecError
 from hybridgen.interop import mamba_ssm, zonos
 from hybridgen.interop.upstream_weights import PICKLED, read_weights, without_aliases, write_pickled
 from hybridgen.model.model import HybridModel
@@ -39,6 +39,11 @@ UPSTREAM_CONFIG = "upstream_config.json"
 UPSTREAM_OTHER = "upstream_other.safetensors"
 
 _NOTE = "upstream"
+# Where the parts of a document come from, narrow ones first.
+_PLACES = {
+    "backbone.blocks.mixer.mixer": "", "backbone.ssm": "ssm_cfg", "backbone.attn": "attn_cfg", "backbone": "",
+    "input": "", "head": "",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ def import_directory(
     source = Path(directory)
     name = detect_system(source) if system is None else system
     module = _module(name)
-    spec = ModelSpec.model_validate(module.spec_document(read_json(source / CONFIG)))
+    spec = _read_spec(source / CONFIG, module)
     upstream = read_weights(source)
     weights = without_aliases(module.from_upstream(upstream, spec), spec)
     other = zonos.other_weights(upstream, spec) if module is zonos else {}
@@ -140,9 +145,9 @@ def export_directory(model: HybridModel | str | os.PathLike[str], out: str | os.
         UnsupportedError: With everything that the other system cannot express.
     """
     module = _module(system)
-    loaded = model if isinstance(model, HybridModel) else load(model)
-    spec, weights = loaded.spec, loaded.state_dict()
-    original = None if isinstance(model, HybridModel) else _read_original(Path(model), system, spec)
+    saved = Path(model) if isinstance(model, str | os.PathLike) else None
+    spec, weights = model_weights(load(model) if isinstance(model, str | os.PathLike) else model, f"{out}: not written")
+    original = None if saved is None else _read_original(saved, system, spec)
     config = _config(module, spec) if original is None else original.config
     renamed = module.to_upstream(weights, spec)
     if module is zonos:
@@ -150,6 +155,29 @@ def export_directory(model: HybridModel | str | os.PathLike[str], out: str | os.
     _write(Path(out), config, renamed, PICKLED if module is mamba_ssm else SINGLE, original)
     other = {} if original is None else original.other
     return _transfer(system, Path(out), spec, without_aliases(weights, spec), other)
+
+
+def _read_spec(path: Path, module: Any) -> ModelSpec:
+    """Reads a configuration; its faults stand where its author wrote what is wrong, not where our document has it."""
+    config = read_json(path)
+    section = "backbone" if module is zonos and "backbone" in config else ""
+    try:
+        document = module.spec_document(config)
+    except SpecError as error:
+        raise SpecError(replace(fault, file=str(path)) for fault in error.faults) from None
+    try:
+        return ModelSpec.model_validate(document)
+    except SpecError as error:
+        places = [(fault, _upstream_place(fault.path, section)) for fault in error.faults]
+        raise SpecError(replace(fault, file=str(path), path=place) for fault, place in places) from None
+
+
+def _upstream_place(path: str, section: str) -> str:
+    for ours, theirs in _PLACES.items():
+        if path.startswith(ours) and path[len(ours) : len(ours) + 1] in ("", ".", "["):
+            rest = path[len(ours) :].removeprefix(".")
+            return ".".join(part for part in (section, theirs, rest) if part)
+    return path
 
 
 @dataclass(frozen=True)
@@ -167,15 +195,20 @@ def _read_original(directory: Path, system: str, spec: ModelSpec) -> _Original |
     directory = settled(directory)
     if not (directory / UPSTREAM_CONFIG).exists() or not (directory / UPSTREAM_OTHER).exists():
         return None
-    note = json.loads(read_metadata(directory / UPSTREAM_OTHER).get(_NOTE, "{}"))
-    if note.get("system") != system:
-        return None
-    document = _module(system).spec_document(read_json(directory / UPSTREAM_CONFIG))
-    if ModelSpec.model_validate(document) != spec:
+    note = _read_note(directory / UPSTREAM_OTHER)
+    if note["system"] != system or _read_spec(directory / UPSTREAM_CONFIG, _module(system)) != spec:
         return None
     other = dict(map_tensors(read_header(directory / UPSTREAM_OTHER)))
     config = (directory / UPSTREAM_CONFIG).read_bytes()
     return _Original(config, other, note["metadata"], note["is_prefixed"])
+
+
+def _read_note(file: Path) -> dict[str, Any]:
+    try:
+        note = json.loads(read_metadata(file)[_NOTE])
+        return {key: note[key] for key in ("system", "metadata", "is_prefixed")}
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(f"{file}: was not written by an import; remove it, or import again") from None
 
 
 def _config(module: Any, spec: ModelSpec) -> bytes:

@@ -11,13 +11,8 @@ import torch
 from torch import Tensor
 
 from hybridgen.errors import Fault, SpecError, UnsupportedError
-from hybridgen.interop.mixer_fields import (
-    MAMBA2_ONLY,
-    attention_document,
-    mixer_kwargs,
-    refuse_unknown,
-    ssm_document,
-)
+from hybridgen.interop.mixer_fields import MAMBA2_ONLY, attention_document, mixer_kwargs, ssm_document
+from hybridgen.interop.upstream_fields import MambaSsmFields, MixerWidth, read_mapping, read_section, read_stack
 from hybridgen.interop.upstream_stack import is_rms, refuse, upstream_stack
 from hybridgen.interop.upstream_weights import fit_weights
 from hybridgen.spec import ModelSpec
@@ -26,11 +21,6 @@ from hybridgen.spec.mixers import AttentionSpec
 
 TITLE = "mamba-ssm"
 
-_DEFAULTS: dict[str, Any] = {
-    "d_model": 2560, "d_intermediate": 0, "n_layer": 64, "vocab_size": 50277, "ssm_cfg": {}, "attn_layer_idx": [],
-    "attn_cfg": {}, "rms_norm": True, "residual_in_fp32": True, "fused_add_norm": True, "pad_vocab_size_multiple": 8,
-    "tie_embeddings": True,
-}  # fmt: skip
 _EPS = 1e-5
 _MIXER = "backbone.layers.0.mixer."
 _NORMS = ("backbone.layers.0.norm.weight", "backbone.norm_f.weight")
@@ -43,13 +33,14 @@ def spec_document(upstream_config: Mapping[str, Any]) -> dict[str, Any]:
     or `num_heads`, Mamba2 if it has an argument that only Mamba2 takes (or `layer: Mamba2`), else Mamba.
 
     Raises:
-        SpecError: For fields that upstream does not have, or a language model whose attention is not causal.
+        SpecError: For fields that upstream does not have, values that a field does not take, or a language model whose
+            attention is not causal.
         UnsupportedError: For layers of a kind that we do not have.
     """
-    if _is_mixer(upstream_config):
-        return _mixer_document(upstream_config)
-    refuse_unknown(upstream_config, frozenset(_DEFAULTS), "")
-    config = {**_DEFAULTS, **upstream_config}
+    given = read_mapping(upstream_config, "")
+    if _is_mixer(given):
+        return _mixer_document(given)
+    config = read_stack(given, MambaSsmFields, "")
     backbone = {
         "d_model": config["d_model"],
         "n_layer": config["n_layer"],
@@ -60,7 +51,6 @@ def spec_document(upstream_config: Mapping[str, Any]) -> dict[str, Any]:
         "norm": {"type": "rms" if config["rms_norm"] else "layer", "eps": _EPS},
         "residual_in_fp32": config["residual_in_fp32"],
     }
-    refuse_negative(config["attn_layer_idx"])
     if config["attn_layer_idx"]:
         backbone["attn"] = _causal(attention_document(config["attn_cfg"], "attn_cfg"))
     return {
@@ -74,23 +64,6 @@ def spec_document(upstream_config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def refuse_negative(attn_layer_idx: object) -> None:
-    """Checks for indices that upstream compares with layer numbers and never finds, while ours count from the end.
-
-    Raises:
-        SpecError: For each negative index.
-    """
-    if isinstance(attn_layer_idx, list):
-        rule = "upstream numbers layers from 0, so this names no layer"
-        faults = [
-            Fault(None, None, None, f"attn_layer_idx[{place}]", f"{rule}; given {index}", "remove it")
-            for place, index in enumerate(attn_layer_idx)
-            if isinstance(index, int) and index < 0
-        ]
-        if faults:
-            raise SpecError(faults)
-
-
 def _causal(attention: dict[str, Any]) -> dict[str, Any]:
     if attention["causal"] is False:
         rule = "a language model needs causal attention; upstream's default, which applies when it is absent, is false"
@@ -99,18 +72,19 @@ def _causal(attention: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_mixer(config: Mapping[str, Any]) -> bool:
-    own = config.keys() & (_DEFAULTS.keys() - {"d_model"})
+    own = config.keys() & (MambaSsmFields.model_fields.keys() - {"d_model"})
     return not own and ("embed_dim" in config or "d_model" in config)
 
 
 def _mixer_document(config: Mapping[str, Any]) -> dict[str, Any]:
     width = "embed_dim" if "embed_dim" in config else "d_model"
+    read_section({width: config[width]}, MixerWidth, {width}, "")
     kwargs = {name: value for name, value in config.items() if name != width}
     if width == "embed_dim" or "num_heads" in config:
-        mixer = attention_document(kwargs, "mixer")
+        mixer = attention_document(kwargs, "")
     else:
         layer = "Mamba2" if config.keys() & MAMBA2_ONLY else "Mamba1"
-        mixer = ssm_document({"layer": layer, **kwargs}, "mixer")
+        mixer = ssm_document({"layer": layer, **kwargs}, "")
     return {
         "input": {"type": "hidden"},
         "backbone": {

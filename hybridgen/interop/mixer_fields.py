@@ -1,12 +1,11 @@
 """The keyword arguments of mamba-ssm's mixers (which Zonos uses too), to our fields and back."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
-from hybridgen.errors import Fault, SpecError, UnsupportedError
+from hybridgen.errors import SpecError, UnsupportedError
+from hybridgen.interop.upstream_fields import join, read_mapping, read_section, wrong_fault
 from hybridgen.spec.mixers import AttentionSpec, Mamba1Spec, Mamba2Spec
-from hybridgen.weight_names import nearest
 
 Mixer = Mamba1Spec | Mamba2Spec | AttentionSpec
 
@@ -34,54 +33,52 @@ MAMBA2_ONLY = _KNOWN[Mamba2Spec] - _KNOWN[Mamba1Spec] | {"use_mem_eff_path", "se
 _LAYERS: dict[str, type[Mixer]] = {"Mamba1": Mamba1Spec, "Mamba2": Mamba2Spec}
 
 
-def ssm_document(kwargs: Mapping[str, Any], path: str) -> dict[str, Any]:
+def ssm_document(given: object, path: str) -> dict[str, Any]:
     """Turns upstream's `ssm_cfg` into our `ssm`.
 
     Args:
-        kwargs: `layer` (Mamba1 when absent) and the mixer's arguments.
+        given: A mapping of `layer` (Mamba1 when absent) and the mixer's arguments.
         path: Where it stands, for messages.
 
     Raises:
-        SpecError: For an argument that the mixer does not have.
+        SpecError: For an argument that the mixer does not have, or a value that it does not take.
         UnsupportedError: For a layer of another kind.
     """
-    layer = kwargs.get("layer", "Mamba1")
+    kwargs = read_mapping(given, path)
+    layer = kwargs.pop("layer", "Mamba1")
+    if not isinstance(layer, str):
+        raise SpecError([wrong_fault(join(path, "layer"), {"enum": list(_LAYERS), "default": "Mamba1"}, layer)])
     if layer not in _LAYERS:
-        raise UnsupportedError(f"{path}.layer: {layer!r} cannot be imported; it must be one of {', '.join(_LAYERS)}")
+        known = ", ".join(_LAYERS)
+        raise UnsupportedError(f"{join(path, 'layer')}: {layer!r} cannot be imported; it must be one of {known}")
     kind = _LAYERS[layer]
-    rest = {name: value for name, value in kwargs.items() if name != "layer"}
-    return {"type": "mamba1" if kind is Mamba1Spec else "mamba2", **_checked(rest, kind, path)}
+    fields = _checked(kwargs, kind, path)
+    # Without a norm upstream never reads where it would stand, and ours refuses to be told.
+    if fields.get("rmsnorm") is False:
+        fields.pop("norm_before_gate", None)
+    return {"type": "mamba1" if kind is Mamba1Spec else "mamba2", **fields}
 
 
-def attention_document(kwargs: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Turns upstream's `attn_cfg` into our `attn`; `causal` is false when absent, as upstream's default is."""
-    return {"type": "attention", "causal": False, **_checked(kwargs, AttentionSpec, path)}
-
-
-def _checked(kwargs: Mapping[str, Any], kind: type[Mixer], path: str) -> dict[str, Any]:
-    if kwargs.get("process_group") is not None:
-        raise UnsupportedError(
-            f"{path}.process_group: weights split over processes cannot be imported; merge them first"
-        )
-    refuse_unknown(kwargs, _KNOWN[kind] | NEUTRAL, path)
-    return {name: value for name, value in kwargs.items() if name not in NEUTRAL}
-
-
-def refuse_unknown(given: Mapping[str, Any], known: frozenset[str], path: str) -> None:
-    """Checks that a configuration has no key that upstream's constructor would refuse.
+def attention_document(given: object, path: str) -> dict[str, Any]:
+    """Turns upstream's `attn_cfg` into our `attn`; `causal` is false when absent, as upstream's default is.
 
     Raises:
-        SpecError: With a fault for each such key.
+        SpecError: For an argument that attention does not have, or a value that it does not take.
     """
-    faults = []
-    for name in given:
-        if name not in known:
-            close = nearest(str(name), known)
-            place = f"{path}.{name}" if path else str(name)
-            hint = f"closest is '{close}'" if close else None
-            faults.append(Fault(None, None, None, place, "the upstream system has no such field", hint))
-    if faults:
-        raise SpecError(faults)
+    fields = _checked(given, AttentionSpec, path)
+    # Upstream makes no rotary embedding then, and never reads how it would rotate.
+    if not fields.get("rotary_emb_dim", 0):
+        for name in ("rotary_emb_base", "rotary_emb_interleaved"):
+            fields.pop(name, None)
+    return {"type": "attention", "causal": False, **fields}
+
+
+def _checked(given: object, kind: type[Mixer], path: str) -> dict[str, Any]:
+    fields = read_section(given, kind, _KNOWN[kind] | NEUTRAL, path)
+    if fields.get("process_group") is not None:
+        place = join(path, "process_group")
+        raise UnsupportedError(f"{place}: weights split over processes cannot be imported; merge them first")
+    return {name: value for name, value in fields.items() if name not in NEUTRAL}
 
 
 def mixer_kwargs(spec: Mixer, path: str, faults: list[str]) -> dict[str, Any]:

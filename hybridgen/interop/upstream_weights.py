@@ -11,7 +11,7 @@ from hybridgen.builder import build
 from hybridgen.errors import CheckpointError
 from hybridgen.spec import ModelSpec
 from hybridgen.weight_files import INDEX, SINGLE, find_weights, map_tensors
-from hybridgen.weight_names import check_names
+from hybridgen.weight_names import check_names, check_ties
 
 PICKLED = "pytorch_model.bin"
 
@@ -57,15 +57,11 @@ def fit_weights(weights: Mapping[str, Tensor], spec: ModelSpec, where: str) -> d
     """
     model = build(spec, device="meta")
     complete = dict(weights)
-    for alias, owner in model.tied_weights().items():
-        if owner not in complete:
-            continue
-        value = complete.setdefault(alias, complete[owner])
-        same_shape = value.shape == complete[owner].shape
-        if value is not complete[owner] and same_shape and not torch.equal(value, complete[owner]):
-            raise CheckpointError(f"{where}: the spec ties {alias} to {owner}, but their values differ")
+    ties = model.tied_weights()
+    complete |= {alias: complete[owner] for alias, owner in ties.items() if owner in complete and alias not in complete}
     needed = {name: tensor.shape for name, tensor in model.state_dict().items()}
     check_names(needed, {name: tensor.shape for name, tensor in complete.items()}, where)
+    check_ties(ties, complete, where, "write tie_embeddings: false in the configuration")
     return {name: complete[name] for name in needed}
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from hybridgen.interop.mamba_ssm import refuse_negative
-from hybridgen.interop.mixer_fields import attention_document, refuse_unknown, ssm_document
+from hybridgen.interop.mixer_fields import attention_document, ssm_document
+from hybridgen.interop.upstream_fields import ZonosFields, join, read_mapping, read_section, read_stack
 from hybridgen.interop.upstream_stack import is_rms, refuse, upstream_stack
 from hybridgen.interop.upstream_weights import fit_weights
 from hybridgen.spec import ModelSpec
@@ -19,10 +19,6 @@ from hybridgen.spec import ModelSpec
 TITLE = "Zonos"
 PREFIX = "backbone."
 
-_DEFAULTS: dict[str, Any] = {
-    "d_model": 1024, "d_intermediate": 0, "attn_mlp_d_intermediate": 0, "n_layer": 16, "ssm_cfg": {},
-    "attn_layer_idx": [], "attn_cfg": {}, "rms_norm": False, "residual_in_fp32": False, "norm_epsilon": 1e-5,
-}  # fmt: skip
 _TOP = frozenset({"backbone", "prefix_conditioner", "eos_token_id", "masked_token_id", "pad_vocab_to_multiple_of"})
 _OTHER_PARTS = ("embeddings.", "heads.", "prefix_conditioner.")
 
@@ -34,16 +30,13 @@ def spec_document(upstream_config: Mapping[str, Any]) -> dict[str, Any]:
     rescale the projections that end its branches.
 
     Raises:
-        SpecError: For fields that upstream does not have.
+        SpecError: For fields that upstream does not have, and values that a field does not take.
         UnsupportedError: For layers of a kind that we do not have.
     """
-    section, path = upstream_config, ""
-    if "backbone" in upstream_config:
-        refuse_unknown(upstream_config, _TOP, "")
-        section, path = upstream_config["backbone"], "backbone"
-    refuse_unknown(section, frozenset(_DEFAULTS), path)
-    config = {**_DEFAULTS, **section}
-    refuse_negative(config["attn_layer_idx"])
+    section, path = read_mapping(upstream_config, ""), ""
+    if "backbone" in section:
+        section, path = read_section(section, ZonosFields, _TOP, "")["backbone"], "backbone"
+    config = read_stack(section, ZonosFields, path)
     norm = {"type": "rms", "final_bias": True} if config["rms_norm"] else {"type": "layer"}
     backbone = {
         "d_model": config["d_model"],
@@ -51,13 +44,13 @@ def spec_document(upstream_config: Mapping[str, Any]) -> dict[str, Any]:
         "attn_layer_idx": config["attn_layer_idx"],
         "d_intermediate": config["d_intermediate"],
         "attn_mlp_d_intermediate": config["attn_mlp_d_intermediate"],
-        "ssm": ssm_document(config["ssm_cfg"], "ssm_cfg"),
+        "ssm": ssm_document(config["ssm_cfg"], join(path, "ssm_cfg")),
         "norm": {**norm, "eps": config["norm_epsilon"]},
         "residual_in_fp32": config["residual_in_fp32"],
         "init": {"rescale_prenorm_residual": False},
     }
     if config["attn_layer_idx"]:
-        backbone["attn"] = attention_document(config["attn_cfg"], "attn_cfg")
+        backbone["attn"] = attention_document(config["attn_cfg"], join(path, "attn_cfg"))
     return {"input": {"type": "hidden"}, "backbone": backbone, "head": {"type": "none"}}
 
 

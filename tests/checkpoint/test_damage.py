@@ -119,7 +119,7 @@ def test_differences_of_names_are_listed_together(saved):
         "  2 unexpected (the model has no such weights):",
         "    backbone.layers.0.mixer.A_lgo (4); closest missing name is backbone.layers.0.mixer.A_log",
         "    zebra (2, 3)",
-        "  1 of the wrong shape (stored against needed):",
+        "  1 of the wrong shape (found against needed):",
         "    backbone.layers.2.norm.weight: (31), the model needs (32)",
     ]
 

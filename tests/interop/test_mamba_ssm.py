@@ -180,7 +180,7 @@ def test_single_mixers_are_told_apart(config, kind, causal):
             r"attn_cfg.causal: a language model needs causal",
         ),
         ({**TINY, "ssm_cfg": {"d_state": "8"}}, r"d_state"),
-        ({"d_model": 32, "num_heads": 4, "d_state": 8}, r"mixer.d_state: the upstream system has no such field"),
+        ({"d_model": 32, "num_heads": 4, "d_state": 8}, r"^d_state: the upstream system has no such field"),
     ],
 )
 def test_faulty_configs_are_worded(config, words):
@@ -199,7 +199,7 @@ def test_other_layers_are_unsupported():
         hg.UnsupportedError, match=r"ssm_cfg.layer: 'Mamba3' cannot be imported; it must be one of Mamba1"
     ):
         resolve({**TINY, "ssm_cfg": {"layer": "Mamba3"}})
-    with pytest.raises(hg.UnsupportedError, match=r"mixer.process_group: weights split over processes"):
+    with pytest.raises(hg.UnsupportedError, match=r"^process_group: weights split over processes"):
         resolve({"d_model": 32, "process_group": "x"})
 
 
