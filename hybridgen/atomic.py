@@ -29,8 +29,10 @@ Obsolete = Callable[[Path], tuple[str, ...]]
 
 def settled(directory: Path) -> Path:
     """Returns where the content of `directory` lies: itself, or its backup if a kill came between two renames."""
+    if directory.exists():
+        return directory
     backup = _backup(directory)
-    return backup if not directory.exists() and backup.is_dir() else directory
+    return backup if backup.is_dir() else directory
 
 
 @contextmanager

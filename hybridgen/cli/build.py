@@ -73,6 +73,10 @@ def _too_large_is_worded(file: Path) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not any(words in str(error) for words in _TOO_LARGE):
             raise
+        if "overflowed" in str(error):
+            raise HybridgenError(
+                f"{file}: one weight alone is too large for any machine to address; look at the widths and vocabularies"
+            ) from error
         raise HybridgenError(
             f"{file}: the model does not fit into memory; `hybridgen build --dry-run` prints the size of each part"
         ) from error
