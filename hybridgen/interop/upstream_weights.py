@@ -55,7 +55,10 @@ def fit_weights(weights: Mapping[str, Tensor], spec: ModelSpec, where: str) -> d
     Raises:
         CheckpointError: With every missing, unexpected or wrongly shaped weight, or if a tied one has two values.
     """
-    model = build(spec, device="meta")
+    try:
+        model = build(spec, device="meta")
+    except RuntimeError as error:  # PyTorch counts bytes even where there are none, and the count overflows
+        raise CheckpointError(f"{where}: the configuration asks for a weight too large to address: {error}") from error
     complete = dict(weights)
     ties = model.tied_weights()
     complete |= {alias: complete[owner] for alias, owner in ties.items() if owner in complete and alias not in complete}

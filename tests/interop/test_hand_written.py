@@ -135,6 +135,13 @@ def test_a_configuration_that_is_no_mapping(tmp_path, system, config):
         import_directory(tmp_path, tmp_path / "out", system)
 
 
+def test_widths_beyond_every_address(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({**MAMBA, "d_model": 10**9, "vocab_size": 10**9}))
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(hg.CheckpointError, match="the configuration asks for a weight too large to address"):
+        import_directory(tmp_path, tmp_path / "out")
+
+
 def test_all_slips_of_a_section_are_reported_together():
     with pytest.raises(hg.SpecError) as error:
         mamba_ssm.spec_document({**MAMBA, "n_layr": 2, "d_model": "32", "attn_layer_idx": [None, "x"]})
