@@ -53,8 +53,10 @@ class AttentionState(MixerState):
     def _store(self, k: Tensor, v: Tensor, offset: int) -> None:
         size, end = self.k.shape[2], offset + k.shape[2]
         if k.shape[2] == 1:
-            self.k[:, :, offset % size] = k[:, :, 0]
-            self.v[:, :, offset % size] = v[:, :, 0]
+            # A slice, as torch.compile would make one graph per value of an index.
+            index = offset % size
+            self.k[:, :, index : index + 1] = k
+            self.v[:, :, index : index + 1] = v
             return
         if end <= size:
             self.k[:, :, offset:end] = k

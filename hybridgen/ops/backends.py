@@ -6,6 +6,7 @@ call; otherwise plain PyTorch, silently. `torch` and `mamba_ssm` insist.
 
 import importlib.metadata
 import platform
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -27,14 +28,37 @@ BackendName = Literal["auto", "torch", "mamba_ssm"]
 BACKEND_NAMES: tuple[str, ...] = get_args(BackendName)
 OPERATORS: tuple[str, ...] = (*KERNELS, "gated_activation")
 
-_chosen: ContextVar[str] = ContextVar("hybridgen_backend", default="auto")
-# torch.compile cannot read a context variable, but it recompiles when a plain value that it has read changes.
-_chosen_while_tracing = {"backend": "auto"}
+
+class _Block:
+    """One `with use_backend(...)` that has been entered."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class _ThreadBlocks(threading.local):
+    """The blocks that the current thread has entered and not left.
+
+    torch.compile cannot read a context variable. It can read this, and asks again in the calling thread before it runs
+    a graph.
+    """
+
+    def __init__(self) -> None:
+        self.entered: list[_Block] = []
+
+
+_entered: ContextVar[tuple[_Block, ...]] = ContextVar("hybridgen_backend", default=())
+_entered_in_thread = _ThreadBlocks()
 
 
 @contextmanager
 def use_backend(name: BackendName) -> Iterator[None]:
     """Choose the backend of every operator inside the `with` block; a call's own `backend=` wins.
+
+    The choice holds in the current thread, and there in the current asyncio task, only; of the blocks that are open, in
+    whatever order they are left, the one entered last counts. Code under torch.compile follows the choice of the
+    thread that calls it (one compilation per choice), but cannot tell the tasks of a thread apart: to it, all blocks
+    that are open in any of them count.
 
     Args:
         name: `auto`, `torch` or `mamba_ssm`.
@@ -43,17 +67,19 @@ def use_backend(name: BackendName) -> Iterator[None]:
         BackendUnavailableError: There is no backend of this name.
     """
     _check_name(name)
-    token, outer = _chosen.set(name), _chosen_while_tracing["backend"]
-    _chosen_while_tracing["backend"] = name
+    block, in_thread = _Block(name), _entered_in_thread.entered
+    _entered.set((*_entered.get(), block))
+    in_thread.append(block)
     try:
         yield
     finally:
-        _chosen.reset(token)
-        _chosen_while_tracing["backend"] = outer
+        _entered.set(tuple(other for other in _entered.get() if other is not block))
+        in_thread.remove(block)
 
 
 def _current() -> str:
-    return _chosen_while_tracing["backend"] if torch.compiler.is_compiling() else _chosen.get()
+    entered = _entered_in_thread.entered if torch.compiler.is_compiling() else _entered.get()
+    return entered[-1].name if entered else "auto"
 
 
 def takes_kernel(

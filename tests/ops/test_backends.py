@@ -1,8 +1,10 @@
 """The choice of a backend, and the report on what a machine has."""
 
+import asyncio
 import importlib
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 
 import pytest
@@ -100,6 +102,52 @@ def test_a_compiled_function_follows_the_context(nothing_installed, no_shape_che
     with use_backend("mamba_ssm"), pytest.raises(BackendUnavailableError):
         compiled()
     compiled()
+
+
+def test_blocks_may_be_left_in_any_order(nothing_installed):
+    def current():
+        return backends._current(), backends._entered_in_thread.entered[-1:]
+
+    before = current()
+    first, second = use_backend("torch"), use_backend("mamba_ssm")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    with pytest.raises(BackendUnavailableError):
+        _conv()
+    second.__exit__(None, None, None)
+    _conv()
+    assert current() == before
+
+
+def test_a_thread_has_a_choice_of_its_own(nothing_installed, no_shape_checks):
+    torch.compiler.reset()
+    compiled = torch.compile(lambda: _conv()[0], backend="eager")
+
+    def in_another_thread(call):
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(call).result()
+
+    compiled()
+    with use_backend("mamba_ssm"):
+        in_another_thread(compiled)
+        in_another_thread(_conv)
+        with pytest.raises(BackendUnavailableError):
+            compiled()
+
+
+def test_interleaved_tasks_have_choices_of_their_own(nothing_installed):
+    async def task(name):
+        with use_backend(name):
+            for _ in range(3):
+                await asyncio.sleep(0)
+                assert backends._current() == name
+
+    async def both():
+        await asyncio.gather(task("torch"), task("mamba_ssm"), task("auto"))
+
+    asyncio.run(both())
+    assert backends._entered_in_thread.entered == []
 
 
 def test_cpu_tensors_are_a_reason_of_their_own(monkeypatch):

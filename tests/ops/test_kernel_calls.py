@@ -6,7 +6,7 @@ import torch
 from hybridgen.errors import BackendUnavailableError, UnsupportedError
 from hybridgen.ops import kernels
 from hybridgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
-from hybridgen.ops.selective_scan import selective_scan, selective_state_update
+from hybridgen.ops.selective_scan import mamba_ssm, selective_scan, selective_state_update
 from hybridgen.ops.ssd import ssd_scan, ssd_update
 from tests.helpers.fake_kernels import FakeKernels
 from tests.helpers.op_cases import random_resets
@@ -113,6 +113,31 @@ def test_scan(fake, rand, dtype, gate, extras):
     assert (fake.last["selective_scan_fn"]["z"] is not None) == (gate == "silu")
 
 
+@DTYPES
+@pytest.mark.parametrize("gate", [None, "silu", "gelu"])
+@pytest.mark.parametrize("tokens", [1, 5, T], ids=str)
+def test_scan_continues_a_state_that_the_kernel_does_not_know(fake, rand, monkeypatch, dtype, gate, tokens):
+    monkeypatch.setattr(mamba_ssm, "_CARRY_BLOCK", 5)
+    arguments = _scan(rand, dtype, D=rand(6), dt_bias=rand(6), initial_state=rand(BATCH, 6, 4))
+    if gate:
+        arguments |= {"z": rand(BATCH, T, 6, dtype=dtype), "gate_activation": gate}
+    for name in {"u", "dt", "B", "C", "z"} & arguments.keys():
+        arguments[name] = arguments[name][:, :tokens]
+    _assert_kernel_equals_torch(selective_scan, arguments)
+    assert fake.calls == {"selective_scan_fn": 1}
+
+
+def test_scan_continues_a_state_with_its_gradient(fake, rand):
+    arguments = _scan(rand, D=rand(6), z=rand(BATCH, T, 6), dt_bias=rand(6), initial_state=rand(BATCH, 6, 4))
+    inputs = [t.requires_grad_() for t in arguments.values()]
+    found, expected = (
+        torch.autograd.grad((selective_scan(**arguments, backend=name)[0] ** 2).sum(), inputs)
+        for name in ("mamba_ssm", "torch")
+    )
+    for a, e in zip(found, expected, strict=True):
+        assert_close(a, e)
+
+
 def test_scan_refuses_the_gradient_that_the_kernel_drops(fake, rand):
     arguments = _scan(rand)
     arguments["u"].requires_grad_()
@@ -191,7 +216,6 @@ REFUSED = {
         "packed sequences or an initial state, not both",
     ),
     "conv-empty": (causal_conv1d, lambda r: _conv(r) | {"x": r(BATCH, 0, 16)}, "at least one token"),
-    "scan-state": (selective_scan, lambda r: _scan(r, initial_state=r(BATCH, 6, 4)), "it has no initial state"),
     "scan-packed": (selective_scan, lambda r: _scan(r, resets=random_resets(T)), "it has no packed sequences"),
     "scan-float64": (selective_scan, lambda r: _wide(_scan(r)), "but was given torch.float64"),
     "scan-mixed": (

@@ -66,10 +66,8 @@ def selective_scan(
     )
     check_groups("selective_scan", "channels", channels, G)
 
-    if backends.takes_kernel(
-        "selective_scan", backend, u.device, mamba_ssm.scan_refusal, u, dt, A, B, C, z, initial_state, resets
-    ):
-        return mamba_ssm.selective_scan_kernel(u, dt, A, B, C, D, z, dt_bias, gate_activation)
+    if backends.takes_kernel("selective_scan", backend, u.device, mamba_ssm.scan_refusal, u, dt, A, B, C, z, resets):
+        return mamba_ssm.selective_scan_kernel(u, dt, A, B, C, D, z, dt_bias, gate_activation, initial_state)
     return selective_scan_plain(u, dt, A, B, C, D, z, dt_bias, gate_activation, initial_state, resets)
 
 

@@ -1,13 +1,16 @@
 """The call of mamba-ssm's Mamba-1 kernels: what they can do, and in which layout they want it."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from hybridgen.errors import UnsupportedError
 from hybridgen.ops.gated_activation import gated_activation
 from hybridgen.ops.kernels import kernel, opaque
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_CARRY_BLOCK = 64
 
 
 def scan_refusal(
@@ -17,7 +20,6 @@ def scan_refusal(
     B: Tensor,
     C: Tensor,
     z: Tensor | None,
-    initial_state: Tensor | None,
     resets: Tensor | None,
 ) -> str | None:
     """Why `selective_scan_fn` cannot do this call, or None if it can."""
@@ -25,8 +27,6 @@ def scan_refusal(
     if u.dtype not in _DTYPES or len(dtypes) > 1:
         names = ", ".join(sorted(str(dtype) for dtype in dtypes))
         return f"it needs u, dt, B, C and z in one of float32, float16 and bfloat16, but was given {names}"
-    if initial_state is not None:
-        return "it has no initial state"
     if resets is not None:
         return "it has no packed sequences"
     if A.shape[1] > 256:
@@ -47,9 +47,13 @@ def selective_scan_kernel(
     z: Tensor | None,
     dt_bias: Tensor | None,
     gate_activation: str,
+    initial_state: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """`selective_scan` through `selective_scan_fn`, which wants (B, D, T) and (B, G, N, T)."""
-    fused = z is not None and gate_activation == "silu"
+    """`selective_scan` through `selective_scan_fn`, which wants (B, D, T) and (B, G, N, T).
+
+    The kernel begins with zeros. The recurrence is linear in its state, so what an initial state adds is added here.
+    """
+    fused = z is not None and gate_activation == "silu" and initial_state is None
     y, final_state = kernel("selective_scan")(
         u.mT,
         dt.mT,
@@ -65,7 +69,30 @@ def selective_scan_kernel(
     if final_state.requires_grad:
         final_state.register_hook(_refuse_gradient)
     y = y.mT
-    return (y if z is None or fused else gated_activation(y, z, gate_activation)), final_state
+    if initial_state is not None:
+        carried, left = _carry(initial_state.float(), dt, A.float(), C.float(), dt_bias)
+        y, final_state = y + carried, final_state + left
+    if z is not None and not fused:
+        y = gated_activation(y, z.to(y.dtype), gate_activation)
+    return y.to(u.dtype), final_state
+
+
+def _carry(state: Tensor, dt: Tensor, A: Tensor, C: Tensor, dt_bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What the state before the first token adds to the outputs, (B, T, D), and to the final state, (B, D, N)."""
+    rates = F.softplus(dt.float() if dt_bias is None else dt.float() + dt_bias.float())
+    elapsed = rates.cumsum(1)
+    # The faded states of one block of tokens are in memory at a time; the gradient makes them again.
+    parts = [
+        checkpoint(_read_faded, state, *block, A, use_reentrant=False, preserve_rng_state=False)
+        for block in zip(elapsed.split(_CARRY_BLOCK, dim=1), C.split(_CARRY_BLOCK, dim=1), strict=True)
+    ]
+    return torch.cat(parts, dim=1), state * torch.exp(elapsed[:, -1, :, None] * A)
+
+
+def _read_faded(state: Tensor, elapsed: Tensor, C: Tensor, A: Tensor) -> Tensor:
+    """C_t (exp(elapsed_t A) state), (B, T, D)."""
+    faded = state[:, None] * torch.exp(elapsed[..., None] * A)
+    return torch.matmul(faded.unflatten(2, (C.shape[2], -1)), C[..., None]).flatten(2)
 
 
 def _refuse_gradient(gradient: Tensor | None) -> None:

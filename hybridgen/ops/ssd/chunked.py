@@ -55,12 +55,9 @@ def ssd_scan_plain(
     else:
         state = initial_state.to(dtype).unflatten(1, (G, -1)).permute(0, 1, 4, 2, 3)
     dt, A = step_sizes(dt, dt_bias, dt_limit, dtype), A.to(dtype)
-    Q = max(1, min(chunk_size, _LONGEST_CHUNK, T))
-    # Without a graph to keep, blocks of chunks reuse the memory of the block before.
-    block = T if torch.is_grad_enabled() or torch.compiler.is_compiling() else max(Q, _BLOCK // Q * Q)
+    Q, blocks = _plan(T, chunk_size)
     parts = []
-    for first in range(0, T, max(block, 1)):
-        tokens = slice(first, first + block)
+    for tokens in blocks:
         y, state = _scan_chunks(
             x[:, tokens].to(dtype),
             dt[:, tokens],
@@ -74,8 +71,22 @@ def ssd_scan_plain(
         if D is not None:
             y = torch.addcmul(y, x[:, tokens].to(dtype), D.to(dtype).reshape(H, -1))
         parts.append(y.to(x.dtype))
-    y = parts[0] if len(parts) == 1 else torch.cat(parts, 1) if parts else torch.zeros_like(x)
+    y = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
     return y, state.permute(0, 1, 3, 4, 2).flatten(1, 2).clone(memory_format=torch.contiguous_format)
+
+
+def _plan(T: int, chunk_size: int) -> tuple[int, list[slice]]:
+    """The tokens per chunk, and the blocks of chunks to scan one after the other: at least one.
+
+    A traced graph serves every T, so there nothing may follow from the value of T.
+    """
+    longest = min(chunk_size, _LONGEST_CHUNK)
+    Q = longest if torch.compiler.is_compiling() else max(1, min(longest, T))
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return Q, [slice(None)]
+    # Without a graph to keep, blocks of chunks reuse the memory of the block before.
+    block = max(Q, _BLOCK // Q * Q)
+    return Q, [slice(first, first + block) for first in range(0, max(T, 1), block)]
 
 
 def _scan_chunks(
@@ -107,17 +118,32 @@ def _scan_chunks(
     states = state_passing(added, survives[:, :, -1], state)
     carried = torch.matmul(C, states[:, :-1].flatten(4)).unflatten(4, (H // G, P)).transpose(2, 3)
     y = torch.addcmul(y, carried, survives[..., None])
-    return y.flatten(1, 2)[:, :T].flatten(2, 3), states[:, -1]
+    return _unchunk(y, T).flatten(2, 3), states[:, -1]
 
 
 def _chunk(tensor: Tensor, Q: int, padding: str = "zeros") -> Tensor:
     """(B, T, ...) -> (B, chunks, Q, ...), the end filled with zeros or with the last token's value."""
     T = tensor.shape[1]
-    missing = -T % Q
-    if missing:
+    chunks = (T + Q - 1) // Q
+    missing = chunks * Q - T
+    if torch.compiler.is_compiling():
+        # A graph that asks about `missing`, as a concatenation does, would not serve every T; a gather does not ask.
+        index = torch.arange(chunks * Q, device=tensor.device)
+        tensor = tensor.index_select(1, index.clamp(max=T - 1))
+        if padding == "zeros":
+            tensor = tensor.masked_fill((index >= T).view(-1, *[1] * (tensor.dim() - 2)), 0.0)
+    elif missing:
         filler = tensor[:, -1:].expand(-1, missing, *tensor.shape[2:])
         tensor = torch.cat([tensor, filler if padding == "last" else torch.zeros_like(filler)], dim=1)
-    return tensor.unflatten(1, (-1, Q))
+    return tensor.unflatten(1, (chunks, Q))
+
+
+def _unchunk(tensor: Tensor, T: int) -> Tensor:
+    """(B, chunks, Q, ...) -> (B, T, ...); the inverse of `_chunk`, and for the same reason a gather in a graph."""
+    flat = tensor.flatten(1, 2)
+    if torch.compiler.is_compiling():
+        return flat.index_select(1, torch.arange(T, device=tensor.device))
+    return flat[:, :T]
 
 
 def _rows(tensor: Tensor) -> Tensor:
