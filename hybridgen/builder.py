@@ -40,11 +40,21 @@ def parse_device(device: str | torch.device) -> torch.device:
     """
     try:
         parsed = torch.device(device)
-    except RuntimeError as error:
-        raise HybridgenError(f"device must be a name such as cpu, cuda, cuda:0 or meta; given '{device}'") from error
-    if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
-        raise HybridgenError(f"device '{device}' is not there: PyTorch sees {torch.cuda.device_count()} CUDA device(s)")
+        is_there = parsed.type in ("cpu", "meta") or _count(parsed.type) > (parsed.index or 0)
+    except (RuntimeError, TypeError) as error:
+        raise HybridgenError(f"device must be a name such as cpu, cuda, cuda:0 or meta; given {device!r}") from error
+    if not is_there:
+        raise HybridgenError(
+            f"device '{device}' is not there: PyTorch sees {_count(parsed.type)} device(s) of type {parsed.type}"
+        )
     return parsed
+
+
+def _count(device_type: str) -> int:
+    if device_type == "mps":
+        return int(torch.backends.mps.is_available())
+    module = getattr(torch, device_type, None)
+    return module.device_count() if module is not None and hasattr(module, "device_count") else 0
 
 
 def build(
@@ -64,16 +74,27 @@ def build(
         progress: Called with (parameters done, parameters in all).
 
     Raises:
-        HybridgenError: For a device or a dtype that does not exist, or a spec that is none.
+        HybridgenError: For a device or a dtype that does not exist, a spec or a seed that is none, or weights beyond
+            every address.
     """
     if not isinstance(spec, ModelSpec):
         raise HybridgenError(
             f"build takes a ModelSpec; given {type(spec).__name__}: make one with hg.load_spec(path) or "
             f"hg.ModelSpec.model_validate(dict)"
         )
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise HybridgenError(f"seed must be an integer; given {seed!r}")
     place, kind = parse_device(device), parse_dtype(dtype)
-    with torch.device("meta"):
-        model = HybridModel(spec)
+    try:
+        with torch.device("meta"):
+            model = HybridModel(spec)
+    except RuntimeError as error:
+        if "overflowed" not in str(error):
+            raise
+        raise HybridgenError(
+            f"{spec.name or 'the spec'}: one weight alone is too large for any machine to address; look at the widths "
+            f"and vocabularies"
+        ) from error
     if place.type != "meta":
         return materialise(model, place, kind, seed, progress)
     for name, parameter_dtype in model.parameter_dtypes(kind).items():

@@ -45,7 +45,12 @@ SPEC = "config.yaml"
 _COMPILED = "_orig_mod"  # where torch.compile keeps the module that it wraps
 
 
-def save(model: HybridModel, directory: str | os.PathLike[str], max_shard_size: int | str = "5GB") -> None:
+def save(
+    model: HybridModel,
+    directory: str | os.PathLike[str],
+    max_shard_size: int | str = "5GB",
+    made_by: str | None = None,
+) -> None:
     """Saves a model, replacing what was saved in the directory before; other files in it are kept.
 
     A reader, or a kill at any moment, finds the whole old content or the whole new one.
@@ -54,6 +59,7 @@ def save(model: HybridModel, directory: str | os.PathLike[str], max_shard_size: 
         model: A model on any device, compiled or not; beside it no more than one tensor is in memory.
         directory: Made if absent, with its parents.
         max_shard_size: Largest file of weights: bytes, or text such as 500MB, 5GB or 1GiB.
+        made_by: The command that made the weights and could make them again, for `is_remakable`; None for trained ones.
 
     Raises:
         CheckpointError: If the weights are not those that the spec demands, or the directory cannot be written; the
@@ -62,7 +68,13 @@ def save(model: HybridModel, directory: str | os.PathLike[str], max_shard_size: 
     spec, weights = model_weights(model, f"{directory}: not saved")
     ties = build(spec, device="meta").tied_weights()
     stored = {name: tensor for name, tensor in weights.items() if name not in ties}
-    write_checkpoint(directory, spec, stored, parse_size(max_shard_size))
+    write_checkpoint(directory, spec, stored, parse_size(max_shard_size), made_by=made_by)
+
+
+def is_remakable(directory: Path) -> bool:
+    """Tells whether nothing is lost when a saved model is replaced: there is none, or a command made it from files."""
+    lying = settled(directory)
+    return not _is_checkpoint(lying) or read_json(lying / CONFIG).get("made_by") is not None
 
 
 def model_weights(model: nn.Module, where: str) -> tuple[ModelSpec, dict[str, Tensor]]:
@@ -100,6 +112,7 @@ def write_checkpoint(
     max_shard_bytes: int,
     write_more: Callable[[Path], Mapping[str, FileRecord]] | None = None,
     replaced: tuple[str, ...] = (),
+    made_by: str | None = None,
 ) -> None:
     """Writes a saved model from its parts; `save` says what holds for it.
 
@@ -110,6 +123,7 @@ def write_checkpoint(
         max_shard_bytes: Largest file of weights.
         write_more: Writes further files into the directory it is given, and returns their records by name.
         replaced: Names of such files, which an earlier call may have left in the directory.
+        made_by: See `save`.
     """
     path = Path(directory)
     try:
@@ -118,7 +132,7 @@ def write_checkpoint(
             files = {SPEC: write_bytes(staging / SPEC, to_yaml(document).encode())}
             files |= write_weights(staging, weights, max_shard_bytes)
             files |= write_more(staging) if write_more is not None else {}
-            config = _config(document, weights, files)
+            config = _config(document, weights, files) | ({"made_by": made_by} if made_by else {})
             write_bytes(staging / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written: {error}") from error

@@ -12,6 +12,9 @@ BROKEN_PIPE = 1
 
 def main() -> None:
     """Runs the program; exits with 0, 2 for bad input, 130 after Ctrl-C, 1 when its reader went away."""
+    # A closed stream, as under some daemons, is None; nobody reads it, but everybody may write to it.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     try:
         try:
             app(prog_name="hybridgen")

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from hybridgen.errors import HybridgenError
+
 
 class DType(StrEnum):
     """Number formats that weights can have."""
@@ -32,3 +34,15 @@ AllowEnv = Annotated[bool, typer.Option("--allow-env", help="Let ${oc.env:NAME} 
 ModelDirectory = Annotated[Path, typer.Argument(help="Directory of a saved model.", show_default=False)]
 Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, ...")]
 MaxShardSize = Annotated[str, typer.Option(help="Largest file of weights, such as 500MB or 5GB.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a model that was saved from Python.")]
+
+
+def check_replaceable(directory: Path, overwrite: bool) -> None:
+    """Refuses to replace a model whose weights no command can make again, unless that is asked for."""
+    from hybridgen.checkpoint import is_remakable
+
+    if not overwrite and not is_remakable(directory):
+        raise HybridgenError(
+            f"{directory}: holds a model that was saved from Python, perhaps a trained one; name another directory "
+            f"with -o, or give --overwrite to replace it"
+        )

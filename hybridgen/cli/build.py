@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hybridgen.cli.arguments import AllowEnv, Device, DType, File, MaxShardSize, Overrides
+from hybridgen.cli.arguments import AllowEnv, Device, DType, File, MaxShardSize, Overrides, Overwrite, check_replaceable
 from hybridgen.cli.layer_table import Size, human_bytes, print_model
 from hybridgen.errors import HybridgenError
 
 if TYPE_CHECKING:
     from hybridgen.model.model import HybridModel
 
-_TOO_LARGE = ("can't allocate memory", "out of memory", "not enough memory", "size calculation overflowed")
+_TOO_LARGE = ("can't allocate memory", "out of memory", "not enough memory")
 
 Progress = Callable[[int, int], None]
 
@@ -27,7 +27,8 @@ def build(
     overrides: Overrides = None,
     *,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Directory to save to; the model's name if not given.")
+        Path | None,
+        typer.Option("-o", "--output", help="Directory to save to; the model's name, or the file's, if not given."),
     ] = None,
     device: Device = "cpu",
     dtype: Annotated[DType, typer.Option(help="Format of the weights.")] = DType.float32,
@@ -36,6 +37,7 @@ def build(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check, count parameters and bytes, and write nothing.")
     ] = False,
+    overwrite: Overwrite = False,
     allow_env: AllowEnv = False,
 ) -> None:
     """Build a model with random weights from a document and save it."""
@@ -45,19 +47,25 @@ def build(
     spec = load_spec(file, overrides or (), allow_env=allow_env)
 
     from hybridgen.builder import build as build_model
+    from hybridgen.builder import parse_device
     from hybridgen.checkpoint import save
+    from hybridgen.weight_files import parse_size
 
+    # What can be refused is refused before minutes are spent on the weights.
+    parse_device(device)
+    parse_size(max_shard_size)
     if dry_run:
         with _too_large_is_worded(file):
             sizes = _part_sizes(build_model(spec, device="meta", dtype=dtype.value))
         print_model(spec, sizes)
         return
     directory = output or Path(spec.name or file.stem)
+    check_replaceable(directory, overwrite)
     begin = time.perf_counter()
     with _too_large_is_worded(file), _progress_bar("building") as progress:
         model = build_model(spec, device=device, dtype=dtype.value, seed=seed, progress=progress)
     with _progress_bar("saving"):
-        save(model, directory, max_shard_size=max_shard_size)
+        save(model, directory, max_shard_size=max_shard_size, made_by="build")
     size = sum(_part_sizes(model).values(), Size(0, 0))
     typer.echo(
         f"{directory}: saved {size.parameters:,} parameters ({human_bytes(size.weight_bytes)}) "
@@ -73,10 +81,6 @@ def _too_large_is_worded(file: Path) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not any(words in str(error) for words in _TOO_LARGE):
             raise
-        if "overflowed" in str(error):
-            raise HybridgenError(
-                f"{file}: one weight alone is too large for any machine to address; look at the widths and vocabularies"
-            ) from error
         raise HybridgenError(
             f"{file}: the model does not fit into memory; `hybridgen build --dry-run` prints the size of each part"
         ) from error

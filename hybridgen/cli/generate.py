@@ -22,7 +22,7 @@ def generate(
     model_dir: ModelDirectory,
     prompt_ids: Prompt,
     *,
-    max_new_tokens: Annotated[int, typer.Option(min=0, help="Tokens to add at most.")] = 32,
+    max_new_tokens: Annotated[int, typer.Option(min=0, help="Tokens to add at most.")] = 64,
     temperature: Annotated[float, typer.Option(help="0 picks the likeliest token every time.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Pick among the k likeliest tokens; 0 is all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Pick among the likeliest tokens that make up this probability.")] = 1.0,

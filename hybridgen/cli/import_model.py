@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hybridgen.cli.arguments import MaxShardSize, System
+from hybridgen.cli.arguments import MaxShardSize, Overwrite, System, check_replaceable
 from hybridgen.cli.layer_table import human_bytes
 
 
@@ -16,10 +16,12 @@ def import_model(
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory to save to.", show_default=False)],
     system: Annotated[System | None, typer.Option("--from", help="Whose it is; found out if not given.")] = None,
     max_shard_size: MaxShardSize = "5GB",
+    overwrite: Overwrite = False,
 ) -> None:
     """Import a directory of mamba-ssm or Zonos: its configuration and its weights."""
     from hybridgen.interop.directory import UPSTREAM_OTHER, import_directory
 
+    check_replaceable(output, overwrite)
     done = import_directory(directory, output, system and system.value, max_shard_size)
     typer.echo(
         f"{output}: imported {done.parameters:,} parameters ({human_bytes(done.weight_bytes)}) from {done.system}"

@@ -41,17 +41,18 @@ class AttentionState(MixerState):
         if torch.is_grad_enabled() or (self.is_ring and length > 1):
             first = max(0, offset - size + 1) if self.is_ring else 0
             past = torch.arange(first, offset, device=k.device) % size
-            all_k = torch.cat((self.k[:, :, past], k), dim=2)
-            all_v = torch.cat((self.v[:, :, past], v), dim=2)
+            all_k = torch.cat((self.k[:, :, past].to(k.dtype), k), dim=2)
+            all_v = torch.cat((self.v[:, :, past].to(v.dtype), v), dim=2)
             self._store(k.detach(), v.detach(), offset)
             return Keys(all_k, all_v, first)
         self._store(k, v, offset)
         if end > size:
-            return Keys(self.k, self.v, end - size, end % size)
-        return Keys(self.k[:, :, :end], self.v[:, :, :end])
+            return Keys(self.k.to(k.dtype), self.v.to(v.dtype), end - size, end % size)
+        return Keys(self.k[:, :, :end].to(k.dtype), self.v[:, :, :end].to(v.dtype))
 
     def _store(self, k: Tensor, v: Tensor, offset: int) -> None:
         size, end = self.k.shape[2], offset + k.shape[2]
+        k, v = k.to(self.k.dtype), v.to(self.v.dtype)
         if k.shape[2] == 1:
             # A slice, as torch.compile would make one graph per value of an index.
             index = offset % size

@@ -4,11 +4,12 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from hybridgen.errors import HybridgenError, UnsupportedError
 from hybridgen.model.model import HybridModel
+from hybridgen.model.state import DecodingState, check_mask
 from hybridgen.spec.ends import CodebooksHeadSpec, CodebooksInputSpec, LmHeadSpec, TokensInputSpec
 
 
@@ -37,7 +38,10 @@ class Sampling:
             (self.top_k >= 0, f"top_k must be 0 (all) or more; given {self.top_k}"),
             (0 < self.top_p <= 1, f"top_p must be above 0 and at most 1; given {self.top_p}"),
             (0 <= self.min_p <= 1, f"min_p must be between 0 and 1; given {self.min_p}"),
-            (self.repetition_penalty > 0, f"repetition_penalty must be above 0; given {self.repetition_penalty}"),
+            (
+                1e-6 <= self.repetition_penalty <= 1e12,
+                f"repetition_penalty must be between 1e-6 and 1e12; given {self.repetition_penalty}",
+            ),
         ]
         broken = [message for holds, message in rules if not holds]
         if broken:
@@ -63,9 +67,10 @@ class Sampling:
             logits = torch.where(seen, penalised, logits)
         if self.temperature == 0:
             return logits.argmax(dim=-1)
-        probabilities = self._truncate(logits / self.temperature).softmax(dim=-1)
-        flat = probabilities.flatten(0, -2)
-        return torch.multinomial(flat, 1, generator=generator).view(probabilities.shape[:-1])
+        # With the largest logit at zero no temperature, however small, makes an infinity of it.
+        logits = (logits - logits.amax(dim=-1, keepdim=True)) / self.temperature
+        probabilities = self._truncate(logits).softmax(dim=-1)
+        return torch.multinomial(probabilities.flatten(0, -2), 1, generator=generator).view(probabilities.shape[:-1])
 
     def _truncate(self, logits: Tensor) -> Tensor:
         removed = float("-inf")
@@ -77,6 +82,7 @@ class Sampling:
             probabilities = ordered.softmax(dim=-1)
             # A token stays while the tokens before it have not reached p; so the first always stays.
             beyond = probabilities.cumsum(dim=-1) - probabilities >= self.top_p
+            beyond[..., 0] = False
             logits = torch.full_like(logits, removed).scatter(-1, index, ordered.masked_fill(beyond, removed))
         if self.min_p:
             probabilities = logits.softmax(dim=-1)
@@ -110,7 +116,10 @@ class _Run:
 
     def next(self, logits: Tensor) -> Tensor:
         """Picks the token after the last one; rows of a padded vocabulary are never picked."""
-        return self.sampling.pick(logits[:, -1, ..., : self.usable], self.seen, self.generator)
+        last = logits[:, -1, ..., : self.usable]
+        if last.device.type == "cpu" and bool(last.isnan().any()):
+            raise HybridgenError("the model's logits are not numbers (NaN); its weights, or their dtype, are damaged")
+        return self.sampling.pick(last, self.seen, self.generator)
 
 
 @torch.no_grad()
@@ -126,7 +135,7 @@ def generate(
     repetition_penalty: float = 1.0,
     eos_token_id: int | Collection[int] | None = None,
     seed: int | None = None,
-    mask: Bool[Tensor, "B T"] | None = None,
+    mask: Shaped[Tensor, "B T"] | None = None,
     on_token: Callable[[Tensor], None] | None = None,
 ) -> Int[Tensor, "B N *codebooks"]:
     """Continues token ids (or codes) with a model that has a head.
@@ -153,19 +162,13 @@ def generate(
         HybridgenError: For settings out of range, or an empty prompt.
     """
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+    _check_call(model, ids, max_new_tokens, seed)
     ends = _end_tokens(model, eos_token_id)
-    if not isinstance(ids, Tensor):
-        raise HybridgenError(f"the prompt must be a tensor of ids; given {type(ids).__name__}")
-    if ids.ndim < 2 or ids.shape[1] == 0:
-        raise HybridgenError(
-            f"the prompt must be ids of shape (B, T) with at least one token; given {tuple(ids.shape)}"
-        )
-    if max_new_tokens < 0:
-        raise HybridgenError(f"max_new_tokens must be 0 or more; given {max_new_tokens}")
+    mask = None if mask is None else check_mask(mask)
     generator = None if seed is None else torch.Generator(device=ids.device).manual_seed(seed)
     run = _Run(model, sampling, generator, _usable_vocabulary(model))
     run.note(ids, mask)
-    state = model.init_state(ids.shape[0], ids.shape[1] + max_new_tokens)
+    state = _make_state(model, ids.shape[0], ids.shape[1] + max_new_tokens)
     done = torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)
     columns, end_ids = [ids], torch.tensor(ends, device=ids.device)
     step, padding = ids, mask
@@ -184,6 +187,32 @@ def generate(
     return torch.cat(columns, dim=1)
 
 
+def _check_call(model: HybridModel, ids: Tensor, max_new_tokens: int, seed: int | None) -> None:
+    if not isinstance(ids, Tensor):
+        raise HybridgenError(f"the prompt must be a tensor of ids; given {type(ids).__name__}")
+    if ids.ndim < 2 or ids.shape[1] == 0:
+        raise HybridgenError(
+            f"the prompt must be ids of shape (B, T) with at least one token; given {tuple(ids.shape)}"
+        )
+    if max_new_tokens < 0:
+        raise HybridgenError(f"max_new_tokens must be 0 or more; given {max_new_tokens}")
+    if seed is not None and not -(2**63) <= seed < 2**64:
+        raise HybridgenError(f"seed must fit into 64 bits; given {seed}")
+    if model.device.type == "meta":
+        raise UnsupportedError(
+            "a model on the meta device has no weights to generate with; build or load it on another"
+        )
+
+
+def _make_state(model: HybridModel, batch_size: int, max_seqlen: int) -> DecodingState:
+    try:
+        return model.init_state(batch_size, max_seqlen)
+    except (MemoryError, RuntimeError, OverflowError, TypeError) as error:
+        raise HybridgenError(
+            f"there is no memory for the state of {max_seqlen} tokens in {batch_size} row(s); lower max_new_tokens"
+        ) from error
+
+
 def _usable_vocabulary(model: HybridModel) -> int:
     source, head = model.spec.input, model.spec.head
     if isinstance(head, LmHeadSpec) and isinstance(source, TokensInputSpec):
@@ -200,4 +229,9 @@ def _end_tokens(model: HybridModel, eos_token_id: int | Collection[int] | None) 
         return []
     if isinstance(model.spec.head, CodebooksHeadSpec):
         raise UnsupportedError("eos_token_id has no one meaning for codes: cut the result, or stop in on_token")
-    return [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
+    ends = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
+    usable = _usable_vocabulary(model)
+    wrong = [end for end in ends if not 0 <= end < usable]
+    if wrong:
+        raise HybridgenError(f"eos_token_id must be one of the tokens 0 ... {usable - 1}; given {wrong[0]}")
+    return ends

@@ -1,5 +1,6 @@
 """The whole model: input, backbone and head."""
 
+import hashlib
 from typing import cast
 
 import torch
@@ -20,6 +21,7 @@ class HybridModel(nn.Module):
 
     Attributes:
         spec: The resolved spec that it was built from.
+        state_key: Hash of the backbone's spec, by which a decoding state is known to belong to the model.
         backbone: The stack; see `Backbone`.
         embeddings: One table per codebook, if the model reads codes.
         lm_head: The head of a language model.
@@ -31,6 +33,7 @@ class HybridModel(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
+        self.state_key = hashlib.sha256(spec.backbone.model_dump_json().encode()).hexdigest()
         d_model = spec.backbone.d_model
         if isinstance(spec.input, CodebooksInputSpec):
             codes, std = spec.input, spec.backbone.init.initializer_range
@@ -40,7 +43,7 @@ class HybridModel(nn.Module):
             self.lm_head = Linear(d_model, cast(TokensInputSpec, spec.input).padded_vocab_size(), bias=spec.head.bias)
             self.tie_weights()
             # Loading with assign=True puts a parameter of its own under each name.
-            self.register_load_state_dict_post_hook(lambda module, _: module.tie_weights())
+            self.register_load_state_dict_post_hook(_tie_after_loading)
         if isinstance(spec.head, CodebooksHeadSpec):
             codes = cast(CodebooksInputSpec, spec.input)
             vocab_size = spec.head.vocab_size or codes.vocab_size
@@ -73,6 +76,8 @@ class HybridModel(nn.Module):
             ShapeError: If the tensors do not fit the model, each other, or the state.
         """
         self._check_input(x)
+        if state is not None and state.model_key != self.state_key:
+            raise ShapeError("the state was made by a model of another backbone; make one with this model's init_state")
         if num_last_tokens < 0:
             raise ShapeError(f"num_last_tokens must be 0 (all) or more; given {num_last_tokens}")
         step = plan_step((x.shape[0], x.shape[1]), x.device, state, mask, seq_idx)
@@ -99,7 +104,7 @@ class HybridModel(nn.Module):
             None if block.mixer is None else block.mixer.init_state(batch_size, max_seqlen, dtype, device)
             for block in cast(list[Block], list(self.backbone.layers))
         ]
-        return DecodingState(layers, batch_size, max_seqlen)
+        return DecodingState(layers, batch_size, max_seqlen, self.state_key)
 
     @property
     def device(self) -> torch.device:
@@ -153,6 +158,10 @@ class HybridModel(nn.Module):
         return logits
 
     def _check_input(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor):
+            raise ShapeError(f"the input must be a tensor; given {type(x).__name__}")
+        if x.device != self.device:
+            raise ShapeError(f"the input is on {x.device} and the model on {self.device}; move one with .to(device)")
         given = f"given {tuple(x.shape)} of {x.dtype}"
         match self.spec.input:
             case TokensInputSpec(vocab_size=_):
@@ -174,12 +183,18 @@ class HybridModel(nn.Module):
                     )
 
     def _check_ids(self, x: Tensor, size: int) -> None:
+        if x.dtype not in (torch.int64, torch.int32):
+            raise ShapeError(f"ids must be of torch.int64 or torch.int32; given {x.dtype}")
         # On a GPU the embedding kernel itself asserts the range; reading it here would stall the device.
         if x.device.type != "cpu" or not x.numel() or torch.compiler.is_compiling():
             return
         low, high = (int(bound) for bound in torch.aminmax(x))
         if low < 0 or high >= size:
             raise ShapeError(f"ids must be in 0 ... {size - 1}; given {low if low < 0 else high}")
+
+
+def _tie_after_loading(model: HybridModel, _: object) -> None:
+    model.tie_weights()
 
 
 def base_model(model: nn.Module) -> nn.Module:

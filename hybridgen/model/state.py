@@ -12,7 +12,7 @@ from hybridgen.layers.mixers.base import MixerState
 from hybridgen.layers.span import Span
 
 
-@dataclass
+@dataclass(repr=False)
 class DecodingState:
     """State of every layer of a model, for a batch. `model(x, state=state)` advances it in place.
 
@@ -22,6 +22,7 @@ class DecodingState:
         layers: State of each layer's mixer; None for a layer without one.
         batch_size: Rows B.
         max_seqlen: Tokens per row that fit, padding included; no bound where no layer keeps every token.
+        model_key: Says for which stack of layers the state was made; see `HybridModel.state_key`.
         length: Tokens per row read so far, padding included.
         starts: (B,) slot at which each row's current sequence begins; None means slot 0 in every row.
         last_seq_idx: (B,) number of each row's current sequence in packed input; None without packing.
@@ -32,11 +33,16 @@ class DecodingState:
     layers: list[MixerState | None]
     batch_size: int
     max_seqlen: int
+    model_key: str
     length: int = 0
     starts: Int[Tensor, " B"] | None = None
     last_seq_idx: Int[Tensor, " B"] | None = None
     has_waiting_rows: bool = False
     is_busy: bool = False
+
+    def __repr__(self) -> str:
+        size = f"batch_size={self.batch_size}, max_seqlen={self.max_seqlen}, length={self.length}"
+        return f"DecodingState({size}, {len(self.layers)} layers, {self.nbytes():,} bytes)"
 
     def reset(self) -> None:
         """Forgets everything read; the buffers are kept and can be used again."""
@@ -50,6 +56,10 @@ class DecodingState:
         """Returns the bytes that the layers' buffers take."""
         tensors = [tensor for layer in self.layers if layer is not None for tensor in layer.tensors().values()]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def capacities(self) -> list[int | None]:
+        """Returns how many tokens fit into each layer's state; None where there is no bound."""
+        return [layer.capacity() for layer in self.layers if layer is not None]
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns everything as tensors by name, ready for safetensors; the layers' buffers are not copied."""
@@ -70,16 +80,19 @@ class DecodingState:
             ShapeError: If names or shapes differ.
         """
         own = {name: tensor for name, tensor in self.state_dict().items() if name.startswith("layers.")}
-        given = {name: tensor for name, tensor in saved.items() if name.startswith("layers.")}
+        given = {name: tensor for name, tensor in saved.items() if name not in ("length", "starts", "last_seq_idx")}
         wrong = sorted(own.keys() ^ given.keys()) or [n for n in own if own[n].shape != given[n].shape]
         if wrong or "length" not in saved:
             raise ShapeError(
                 f"this saved state belongs to another model, batch size or max_seqlen; it differs at "
                 f"{', '.join(wrong[:5]) or 'length'}"
             )
+        length = int(saved["length"])
+        if length < 0 or any(bound is not None and length > bound for bound in self.capacities()):
+            raise ShapeError(f"the saved state says it has read {length} tokens; this one holds {self.max_seqlen}")
         for name, tensor in own.items():
             tensor.copy_(given[name])
-        self.length = int(saved["length"])
+        self.length = length
         device = next(iter(own.values())).device if own else None
         for name in ("starts", "last_seq_idx"):
             setattr(self, name, saved[name].to(device, copy=True) if name in saved else None)
@@ -130,10 +143,12 @@ def plan_step(
         raise ShapeError("give mask (padding) or seq_idx (packing), not both; packed rows need no padding mask")
     if seq_idx is not None:
         _check_rows("seq_idx", seq_idx, shape)
+        if seq_idx.is_floating_point() or seq_idx.dtype == torch.bool:
+            raise ShapeError(f"seq_idx must hold integers, the number of each token's sequence; given {seq_idx.dtype}")
         return _packed(seq_idx, offset, state)
     if mask is not None:
         _check_rows("mask", mask, shape)
-        return _padded(mask.bool(), offset, state)
+        return _padded(check_mask(mask), offset, state)
     if state is None or state.starts is None:
         return Step(Span(offset, length, device), None, None if state is None else state.last_seq_idx)
     starts = state.starts[:, None].expand(batch, length)
@@ -149,8 +164,7 @@ def _check_state(state: DecodingState, batch: int, length: int) -> None:
             "an earlier call with this state failed halfway, so its layers are out of step; call state.reset() and "
             "begin again, or go on with a copy.deepcopy made before"
         )
-    capacities = [layer.capacity() for layer in state.layers if layer is not None]
-    if any(capacity is not None and state.length + length > capacity for capacity in capacities):
+    if any(bound is not None and state.length + length > bound for bound in state.capacities()):
         raise ShapeError(
             f"the state holds max_seqlen = {state.max_seqlen} tokens and has read {state.length}; {length} more do not "
             f"fit: call init_state with a larger max_seqlen"
@@ -158,8 +172,22 @@ def _check_state(state: DecodingState, batch: int, length: int) -> None:
 
 
 def _check_rows(name: str, given: Tensor, shape: tuple[int, int]) -> None:
+    if not isinstance(given, Tensor):
+        raise ShapeError(f"{name} must be a tensor; given {type(given).__name__}")
     if tuple(given.shape) != shape:
         raise ShapeError(f"{name} must have the shape (B, T) = {shape} of the input; given {tuple(given.shape)}")
+
+
+def check_mask(mask: Tensor) -> Tensor:
+    """Returns a mask as booleans.
+
+    Raises:
+        ShapeError: If it is none: additive float masks mean the opposite at zero.
+    """
+    if not isinstance(mask, Tensor) or mask.is_floating_point():
+        given = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise ShapeError(f"mask must be a tensor of booleans, true for real tokens; given {given}")
+    return mask.bool()
 
 
 def _padded(mask: Tensor, offset: int, state: DecodingState | None) -> Step:

@@ -188,6 +188,8 @@ def _package(name: str, needed_for: str) -> PackageReport:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         version = None
+    except Exception as error:  # damaged metadata
+        version = f"unreadable ({type(error).__name__})"
     problems = (missing_kernel(op) for op, where in KERNELS.items() if where.package == name) if version else ()
     return {
         "name": name,

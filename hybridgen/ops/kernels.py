@@ -3,8 +3,10 @@
 The packages are imported when a kernel is first asked for, and a broken installation is a reason, never a crash.
 """
 
+import contextlib
 import functools
 import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
@@ -98,12 +100,14 @@ def load_kernel(op: str) -> Callable[..., Any] | str:
     """The kernel's function, or the reason why there is none."""
     where = KERNELS[op]
     try:
-        module = importlib.import_module(where.module)
+        # What a package prints while it loads must not get among our output.
+        with contextlib.redirect_stdout(sys.stderr):
+            module = importlib.import_module(where.module)
     except ModuleNotFoundError as error:
         if error.name == where.module.split(".")[0]:
             return f"{where.package} is not installed"
         return f"{where.package} is installed but needs {error.name}, which is not there"
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return f"{where.package} is installed but does not load ({type(error).__name__}: {error})"
     function = getattr(module, where.function, None)
     if function is None:

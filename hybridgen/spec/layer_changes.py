@@ -125,7 +125,8 @@ def _touches_none(section: str, selected: tuple[int, ...], layers: list[Block]) 
     name = _KIND_NAMES[section]
     there = [index for index, block in enumerate(layers) if kind_of(block.mixer) in FAMILIES[section]]
     suggestion = f"{name}s are {layers_text(there)}" if there else f"this stack has no {name}"
-    return f"this touches no layer: {where} of the stack hold no {name}", suggestion
+    verb = "hold" if len(selected) > 1 else "holds"
+    return f"this touches no layer: {where} of the stack {verb} no {name}", suggestion
 
 
 def _changed(block: Block, change: Change) -> Block:

@@ -120,7 +120,7 @@ def _nearest_file(name: str) -> str:
 
 
 def _name_a_file(folder: str) -> str:
-    for entry in _entries(folder):
+    for entry in sorted(_entries(folder), key=lambda name: name != "config.yaml"):
         if entry.endswith((".yaml", ".yml", ".json")):
             return f"name a file in it, such as {os.path.join(folder, entry)}"
     return "name a YAML file"

@@ -94,3 +94,23 @@ def test_progress_bar_moves_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, 
     with _progress_bar("building") as progress:
         progress(5, 10)
     assert "building" in capsys.readouterr().err
+
+
+def test_a_model_saved_from_python_is_replaced_on_request_only(hybridgen: Program, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert hybridgen("build", TINY, "-o", out).status == 0
+    assert hybridgen("build", TINY, "-o", out, "--seed", "1").status == 0
+    trained = hg.load(out)
+    hg.save(trained, out)
+    refused = hybridgen("build", TINY, "-o", out)
+    assert (refused.status, refused.out) == (2, "")
+    assert f"{out}: holds a model that was saved from Python, perhaps a trained one" in refused.err
+    assert hg.load(out).state_dict().keys() == trained.state_dict().keys()
+    assert hybridgen("build", TINY, "-o", out, "--overwrite").status == 0
+
+
+@pytest.mark.parametrize("options", [("--device", "nonsense"), ("--max-shard-size", "banana")])
+def test_options_are_checked_before_anything_is_built(hybridgen: Program, options: tuple[str, str]) -> None:
+    result = hybridgen("build", TINY, "--dry-run", *options)
+    assert (result.status, result.out) == (2, "")
+    assert options[1] in result.err

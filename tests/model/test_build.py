@@ -1,6 +1,7 @@
 """Building: starting values depend on seed and name alone; meta, dtypes, tying, shapes of calls."""
 
 import math
+import pickle
 
 import pytest
 import torch
@@ -245,6 +246,9 @@ def test_non_causal_attention_sees_everything_and_has_no_state():
         ({"dtype": torch.int32}, "given torch.int32"),
         ({"device": "gpu"}, "device must be a name such as cpu, cuda"),
         ({"device": "cuda:77"}, "is not there"),
+        ({"device": "mps:1"}, "is not there"),
+        ({"device": "xla"}, "is not there"),
+        ({"device": None}, "device must be a name"),
     ],
 )
 def test_unknown_device_and_dtype(kwargs, words):
@@ -337,3 +341,81 @@ def test_training_only_the_query_norm_through_a_state():
     (through_state,) = torch.autograd.grad(total, weight)
     (whole,) = torch.autograd.grad(model(x).sum(), weight)
     torch.testing.assert_close(through_state, whole)
+
+
+def test_a_state_of_another_stack_is_refused():
+    fewer = {**TOKENS, "backbone": {**TOKENS["backbone"], "n_layer": 3}}
+    with pytest.raises(hg.ShapeError, match="made by a model of another backbone"):
+        build(TOKENS)(torch.zeros(1, 1, dtype=torch.long), state=build(fewer).init_state(1, 8))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"mask": torch.zeros(1, 3)}, "mask must be a tensor of booleans"),
+        ({"mask": [[True, True, True]]}, "mask must be a tensor"),
+        ({"seq_idx": torch.zeros(1, 3)}, "seq_idx must hold integers"),
+        ({"seq_idx": [[0, 0, 0]]}, "seq_idx must be a tensor"),
+    ],
+)
+def test_masks_and_numbers_of_the_wrong_kind(arguments, words, no_shape_checks):
+    with pytest.raises(hg.ShapeError, match=words):
+        build(TOKENS)(torch.zeros(1, 3, dtype=torch.long), **arguments)
+
+
+def test_inputs_of_the_wrong_kind(no_shape_checks):
+    model = build(TOKENS)
+    for wrong, words in (
+        ([[1, 2]], "must be a tensor; given list"),
+        (torch.zeros(1, 2, dtype=torch.uint8), "must be of torch.int64 or torch.int32"),
+        (torch.zeros(1, 2, dtype=torch.long, device="meta"), "the input is on meta and the model on cpu"),
+    ):
+        with pytest.raises(hg.ShapeError, match=words):
+            model(wrong)
+    assert torch.equal(model(torch.ones(1, 2, dtype=torch.int32)), model(torch.ones(1, 2, dtype=torch.int64)))
+
+
+def test_saved_states_that_say_nonsense():
+    state = make("attention-grouped").init_state(1, 8)
+    saved = state.state_dict()
+    for change in ({"length": torch.tensor(9)}, {"length": torch.tensor(-1)}, {"more": torch.tensor(0)}):
+        with pytest.raises(hg.ShapeError):
+            state.load_state_dict({**saved, **change})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", ["attention-grouped", "attention-window", "attention-conv", "mamba1", "mamba2"])
+def test_state_in_another_dtype_and_under_autocast(case):
+    model = make(case)
+    x = torch.randn(1, 12, 32)
+    whole = model(x)
+    state = model.init_state(1, 12, dtype=torch.bfloat16)
+    pieces = torch.cat([model(x[:, a:b], state=state) for a, b in ((0, 6), (6, 7), (7, 12))], dim=1)
+    assert (pieces - whole).abs().max() < 0.2
+    with torch.autocast("cpu", torch.bfloat16):
+        state = model.init_state(1, 12)
+        pieces = torch.cat([model(x[:, a:b], state=state) for a, b in ((0, 6), (6, 7), (7, 12))], dim=1)
+    assert (pieces.float() - whole).abs().max() < 0.3
+
+
+def test_models_and_states_pickle():
+    model = build(TOKENS)
+    ids = torch.ones(1, 2, dtype=torch.long)
+    again = pickle.loads(pickle.dumps(model))
+    assert torch.equal(again(ids), model(ids))
+    assert again.lm_head.weight is again.backbone.embedding.weight
+    state = model.init_state(1, 8)
+    model(ids, state=state)
+    restored = pickle.loads(pickle.dumps(state))
+    assert torch.equal(model(ids, state=restored), model(ids, state=state))
+    assert "length=4" in repr(state)
+
+
+def test_build_takes_a_spec_and_a_whole_seed():
+    with pytest.raises(hg.HybridgenError, match="build takes a ModelSpec; given dict"):
+        hg.build(TOKENS)
+    with pytest.raises(hg.HybridgenError, match="seed must be an integer"):
+        build(TOKENS, seed="x")
+    huge = {"backbone": {"d_model": 10**9, "n_layer": 1, "ssm": {"expand": 4}}}
+    with pytest.raises(hg.HybridgenError, match="too large for any machine to address"):
+        build(huge, device="meta")

@@ -160,7 +160,11 @@ def test_codes(prompt):
         ({"top_p": 0}, "top_p must be above 0"),
         ({"min_p": 2}, "min_p must be between 0 and 1"),
         ({"top_k": -1}, "top_k must be 0"),
-        ({"repetition_penalty": 0}, "repetition_penalty must be above 0"),
+        ({"repetition_penalty": 1e-300}, "repetition_penalty must be between"),
+        ({"eos_token_id": 61}, "eos_token_id must be one of the tokens 0 ... 60; given 61"),
+        ({"seed": 2**64}, "seed must fit into 64 bits"),
+        ({"max_new_tokens": 10**14}, "no memory for the state"),
+        ({"max_new_tokens": 10**30}, "no memory for the state"),
         ({"max_new_tokens": -1}, "max_new_tokens must be 0 or more"),
     ],
 )
@@ -175,3 +179,25 @@ def test_no_prompt_and_no_head(model, prompt):
     bare = hg.build(hg.ModelSpec.model_validate({"backbone": STACK}))
     with pytest.raises(hg.UnsupportedError, match="generate needs a model with a head"):
         hg.generate(bare, prompt)
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 1e-40}, {"top_p": 1e-300}])
+def test_extreme_settings_pick_the_likeliest(model, prompt, settings):
+    greedy = hg.generate(model, prompt, 5, temperature=0)
+    assert torch.equal(hg.generate(model, prompt, 5, seed=0, **settings), greedy)
+
+
+def test_damaged_weights_and_meta_models_are_worded(model, prompt):
+    damaged = hg.build(model.spec)
+    with torch.no_grad():
+        damaged.backbone.norm_f.weight.fill_(float("nan"))
+    with pytest.raises(hg.HybridgenError, match="logits are not numbers"):
+        hg.generate(damaged, prompt)
+    with pytest.raises(hg.UnsupportedError, match="meta device"):
+        hg.generate(hg.build(model.spec, device="meta"), prompt)
+
+
+def test_integer_masks_are_masks(model, prompt):
+    mask = torch.tensor([[0, 1, 1, 1, 1, 1], [1] * 6])
+    expected = hg.generate(model, prompt, 4, temperature=0, mask=mask.bool(), repetition_penalty=1.2)
+    assert torch.equal(hg.generate(model, prompt, 4, temperature=0, mask=mask, repetition_penalty=1.2), expected)
