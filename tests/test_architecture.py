@@ -24,7 +24,7 @@ ARROWS = {
     "builder": PARTS_OF_A_MODEL,
     "checkpoint": PARTS_OF_A_MODEL | FILES | {"builder"},
     "interop": PARTS_OF_A_MODEL | FILES | {"builder", "checkpoint"},
-    "cli": PARTS_OF_A_MODEL | {"__init__", "ops", "builder", "checkpoint", "interop"},
+    "cli": PARTS_OF_A_MODEL | {"__init__", "ops", "builder", "checkpoint", "interop", "weight_files"},
 }
 PUBLIC_NAMES = "__init__"  # hybridgen/__init__.py imports any part, but only when a name is used
 OPTIONAL = {"transformers", "mamba_ssm", "causal_conv1d"}
