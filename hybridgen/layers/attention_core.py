@@ -42,11 +42,14 @@ class Scoring(NamedTuple):
         scale: Factor on the products.
         softcap: Scores become softcap * tanh(score / softcap); None is no cap.
         sinks: (H) one more logit per head in the softmax, with no value; None is none.
+        is_grouped: Whether there are more query heads than key heads. A fact of the layer, and not read off the shapes,
+            which torch.compile may take for unknown.
     """
 
     scale: float
     softcap: float | None = None
     sinks: Tensor | None = None
+    is_grouped: bool = True
 
     @property
     def is_plain(self) -> bool:
@@ -147,9 +150,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scoring: Scori
 def _fused(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scoring: Scoring, is_causal: bool = False
 ) -> Float[Tensor, "B H T P"]:
-    grouped = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=is_causal, scale=scoring.scale, enable_gqa=grouped
+        q, k, v, attn_mask=mask, is_causal=is_causal, scale=scoring.scale, enable_gqa=scoring.is_grouped
     )
 
 

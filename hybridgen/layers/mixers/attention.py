@@ -128,7 +128,8 @@ class Attention(Mixer):
     ) -> Float[Tensor, "B T H P"]:
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
         spec = self.spec
-        scoring = Scoring(self.scale, spec.logit_softcap, self.sinks if spec.sink else None)
+        sinks = self.sinks if spec.sink else None
+        scoring = Scoring(self.scale, spec.logit_softcap, sinks, is_grouped=self.kv_heads != spec.num_heads)
         keys = Keys(k, v, span.offset) if state is None else state.extend(k, v, span.offset)
         if spec.causal:
             y = attend_causal(q, keys, span.offset, span.starts, spec.window, scoring)
