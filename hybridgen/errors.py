@@ -11,6 +11,13 @@ class HybridgenError(Exception):
     """Base of every error that hybridgen raises for something a user did; its text is complete without a traceback."""
 
 
+def printable(text: str) -> str:
+    """Writes characters that a terminal would obey, or that nobody sees, as escapes such as `\\x1b`."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 @dataclass(frozen=True)
 class Fault:
     """One thing that is wrong with a document.
@@ -34,12 +41,12 @@ class Fault:
     source: str | None = None
 
     def __str__(self) -> str:
-        place = self.file or ""
+        place = printable(self.file or "")
         if self.line is not None:
             place += f":{self.line}:{self.column}"
-        head = ": ".join(part for part in (place, self.path, self.message) if part)
+        head = ": ".join(part for part in (place, printable(self.path), printable(self.message)) if part)
         if self.suggestion:
-            head += f"; {self.suggestion}"
+            head += f"; {printable(self.suggestion)}"
         if self.source is None or self.line is None or self.column is None:
             return head
         gutter = f"  {self.line} | "
@@ -48,9 +55,10 @@ class Fault:
 
 
 def _window(source: str, column: int) -> tuple[str, int]:
-    """The part of a line around a column (counted from 0), and the column in it; tabs become single spaces."""
+    """The part of a line around a column (counted from 0), and the column in it; every character becomes one wide."""
     begin = max(0, column - _WIDTH // 2) if len(source) > _WIDTH else 0
-    cut = source[begin : begin + _WIDTH].replace("\t", " ")
+    cut = source[begin : begin + _WIDTH]
+    cut = "".join(char if char.isprintable() else " " if char.isspace() else "?" for char in cut)
     head, tail = "…" * (begin > 0), "…" * (len(source) > begin + _WIDTH)
     return f"{head}{cut}{tail}", column - begin + len(head)
 

@@ -31,3 +31,10 @@ def test_an_error_holds_all_faults_and_prints_the_first_hundred():
     assert len(error.faults) == 1234
     assert str(error).count("is wrong") == 100
     assert str(error).endswith("\n… and 1,134 more faults")
+
+
+def test_nothing_that_a_terminal_would_obey_is_printed():
+    hostile = Fault("a\x1b[31m\n.yaml", 1, 3, "k\ne\x1b[0m", "given \x07", "write \u202e", "k: \x1b[2J\u202e")
+    head, line, caret = str(hostile).splitlines()
+    assert head == "a\\x1b[31m\\n.yaml:1:3: k\\ne\\x1b[0m: given \\x07; write \\u202e"
+    assert (line, caret) == ("  1 | k: ?[2J?", "        ^")

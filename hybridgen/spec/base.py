@@ -7,8 +7,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 PositiveInt = Annotated[int, Field(ge=1, le=1_000_000_000)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=1_000_000_000)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
+LEAST, GREATEST = 1e-30, 1e30
+"""Between these, a number and what is made of it fit into float32."""
+
+PositiveFloat = Annotated[float, Field(gt=0, ge=LEAST, le=GREATEST)]
+NonNegativeFloat = Annotated[float, Field(ge=0, le=GREATEST)]
 
 
 class Problem(NamedTuple):

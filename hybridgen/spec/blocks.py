@@ -11,6 +11,7 @@ from hybridgen.spec.fields import Checked, Part, check, check_loosely
 from hybridgen.spec.layer_changes import kind_of
 from hybridgen.spec.layer_parts import FAMILIES, Block, Change
 from hybridgen.spec.parts import MlpSpec
+from hybridgen.spec.places import YamlPath
 from hybridgen.spec.report import Report, layers_text
 from hybridgen.spec.rules import check_mixer_rules
 from hybridgen.spec.stack import Stack
@@ -55,22 +56,28 @@ class LayerChecker:
     def check_rest(self, stack: Stack, changes: Iterable[Change]) -> None:
         """Checks the blocks that no layer is made of any more, or yet, and the overrides on their own.
 
-        A part of the short form, or a block whose every layer is overridden, may be incomplete.
+        A part of the short form, or a block whose every layer is overridden, may be incomplete; the latter may break
+        rules too. An override is checked on its own because a later one may have replaced what it says.
         """
         used = set(stack.layers or ())
         for name, block in stack.blocks.items():
             needed_by = None if name in stack.optional or block in used else ""
             if block.mixer is not None and id(block.mixer) not in self.mixers:
-                self.check_mixer(block.mixer, needed_by, rules=stack.layers is None)
+                self.check_mixer(block.mixer, needed_by, rules=block not in used)
             if block.mlp is not None and id(block.mlp) not in self.mlps:
                 self.check_mlp(block.mlp, needed_by)
+        blamed = self.report.blamed()
         for change in changes:
-            if change.part is not None and change.section == "mlp":
-                self.check_mlp(change.part, None)
-            elif change.part is not None and change.part.get("type") is not None:
-                self.check_mixer(change.part, None, rules=False)
-            elif change.part is not None and change.stray:
-                check_loosely(change.part, FAMILIES[change.section], f"an override's {change.section}", self.report)
+            if change.part is not None:
+                self._check_change(change.section, _unblamed(change.part, blamed))
+
+    def _check_change(self, section: str, part: Node) -> None:
+        if section == "mlp":
+            self.check_mlp(part, None)
+        elif part.get("type") is not None:
+            self.check_mixer(part, None, rules=False)
+        else:
+            check_loosely(part, FAMILIES[section], f"an override's {section}", self.report)
 
     def check_mixer(self, node: Node, needed_by: str | None, rules: bool) -> None:
         """Checks the fields of a mixer, and the rules between them if asked to."""
@@ -94,6 +101,14 @@ class LayerChecker:
         mixer = None if block.mixer is None else self.mixers[id(block.mixer)][0].spec
         mlp = None if block.mlp is None else self.mlps[id(block.mlp)].spec
         return mixer, mlp
+
+
+def _unblamed(part: Node, blamed: Set[YamlPath]) -> Node:
+    """A part without the fields that a fault has been reported of."""
+    if not isinstance(part.value, dict):
+        return part
+    fields: dict[str, Node] = part.value
+    return Node({key: node for key, node in fields.items() if key == "type" or node.path not in blamed}, part.path)
 
 
 def name_blocks(

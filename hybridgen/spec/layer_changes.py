@@ -1,6 +1,6 @@
 """The `overrides` of a backbone: changes to some layers, merged into what they are."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from hybridgen.spec.document import OverrideDocument
 from hybridgen.spec.layer_index import select_layers
@@ -9,6 +9,10 @@ from hybridgen.spec.places import path_text
 from hybridgen.spec.report import Report, layers_text, shown
 from hybridgen.spec.tree import BROKEN, Node, mapping_of
 from hybridgen.spec.vocabulary import unknown_key
+
+MAX_OVERRIDES = 1_000
+MAX_MERGES = 50_000
+"""How often all overrides together may change a layer that differs from the others."""
 
 _KIND_NAMES = {"attn": "attention layer", "ssm": "SSM layer"}
 
@@ -26,6 +30,7 @@ class Overrides:
     layers: list[Block] | None
     report: Report
     changes: list[Change] = field(default_factory=list)
+    merges: int = 0
 
     def apply(self, node: Node) -> None:
         """Applies a list of overrides."""
@@ -34,6 +39,11 @@ class Overrides:
                 "put '- ' in front of 'layers:'" if isinstance(node.value, dict) else "write a list of mappings"
             )
             self.report.add(node.path, f"must be a list of overrides; given {shown(node.plain())}", suggestion)
+            return
+        if len(node.value) > MAX_OVERRIDES:
+            message = f"there may be at most {MAX_OVERRIDES:,} overrides; given {len(node.value):,}"
+            self.report.add(node.path, message, "give equal layers one override, or write blocks and a pattern")
+            self.layers = None
             return
         for entry in node.value:
             children = mapping_of(entry, self.report, "write {layers: ..., attn: {...}}")
@@ -50,9 +60,10 @@ class Overrides:
             self.report.add(entry.path, message, "add attn, ssm, mixer or mlp")
         self._refuse_two_mixers(children)
         selected = self._selected(entry, children)
+        self.changes += changes
         for change in changes:
-            reached = selected is not None and self.layers is not None and self._change(change, selected, self.layers)
-            self.changes.append(replace(change, stray=not reached))
+            if selected is not None and self.layers is not None:
+                self._change(change, selected, self.layers)
 
     def _read(self, section: str, node: Node) -> Change:
         if node.value == {}:
@@ -79,25 +90,26 @@ class Overrides:
             return None
         return selected
 
-    def _change(self, change: Change, selected: tuple[int, ...], layers: list[Block]) -> bool:
-        """Applies a change; returns whether there is a layer for it."""
-        touched = [index for index in selected if _touches(change, layers[index])]
-        if not touched:
+    def _change(self, change: Change, selected: tuple[int, ...], layers: list[Block]) -> None:
+        touching = dict.fromkeys(layers[index] for index in selected)
+        changed = {block: _changed(block, change) for block in touching if _touches(change, block)}
+        if not changed:
             if change.part is None or change.part.value is not BROKEN:
                 message, suggestion = _touches_none(change.section, selected, layers)
                 self.report.add(change.node.path, message, suggestion, key=True)
-            return False
-        changed: dict[Block, Block] = {}
-        for index in touched:
-            before = layers[index]
-            if before not in changed:
-                changed[before] = _changed(before, change)
-            layers[index] = changed[before]
-        emptied = [index for index in touched if layers[index].mixer is None and layers[index].mlp is None]
-        if emptied:
+            return
+        self.merges += len(changed)
+        if self.merges > MAX_MERGES:
+            message = f"the overrides change layers that differ more than {MAX_MERGES:,} times"
+            self.report.add(change.node.path, message, "write blocks and a pattern instead", key=True)
+            self.layers = None
+            return
+        for index in selected:
+            layers[index] = changed.get(layers[index], layers[index])
+        if any(block.mixer is None and block.mlp is None for block in changed.values()):
+            emptied = [index for index in selected if layers[index].mixer is None and layers[index].mlp is None]
             message = f"this leaves {layers_text(emptied)} with neither mixer nor mlp"
             self.report.add(change.node.path, message, "a layer needs at least one of them", key=True)
-        return True
 
 
 def _touches(change: Change, block: Block) -> bool:

@@ -29,9 +29,25 @@ def select_layers(node: Node, n_layer: int | None, report: Report) -> tuple[int,
     if isinstance(node.value, str):
         return _from_text(node, n_layer, report)
     alone = isinstance(node.value, int) and not isinstance(node.value, bool)
-    suggestion = f"write [{node.value}]" if alone else "write 'none' for no layer" if node.value is None else None
+    suggestion = _repair_number(node.value) if alone else "write 'none' for no layer" if node.value is None else None
     report.add(node.path, f"{_RULE}; given {shown(node.plain())}", suggestion)
     return None
+
+
+def _repair_number(number: int) -> str:
+    """Says what to write instead of a bare number, which may be what YAML makes of `1:3`."""
+    if number < 60:
+        return f"write [{number}]"
+    digits: list[str] = []
+    while number and len(digits) < 3:
+        number, digit = divmod(number, 60)
+        digits.append(str(digit))
+    if number:
+        return "write a list"
+    text = ":".join(reversed(digits))
+    return (
+        f'write a list; if the slice {text} was meant, put it in quotes, "{text}": YAML reads it as a number to base 60'
+    )
 
 
 def _from_list(entries: list[Node], n_layer: int | None, report: Report) -> tuple[int, ...] | None:

@@ -40,13 +40,11 @@ class Change:
         section: `attn`, `ssm`, `mixer` or `mlp`.
         part: The fields to merge in, in one spelling; None to remove the part.
         node: The section as written.
-        stray: Whether it reaches no layer, so that its fields are checked nowhere else.
     """
 
     section: str
     part: Node | None
     node: Node
-    stray: bool = False
 
 
 def with_kind(node: Node, classes: dict[str, type[Spec]], report: Report, fallback: str | None = None) -> Node:
@@ -59,18 +57,18 @@ def with_kind(node: Node, classes: dict[str, type[Spec]], report: Report, fallba
     return Node({**node.value, "type": Node(BROKEN if choice is None else choice[0], place)}, node.path)
 
 
-def read_change(section: str, node: Node, report: Report, stray: bool = False) -> Change:
+def read_change(section: str, node: Node, report: Report) -> Change:
     """Reads a section of an override; the type of its mixer may be left out."""
     if section == "mlp":
-        return Change(section, read_mlp(node, report), node, stray)
+        return Change(section, read_mlp(node, report), node)
     if node.value is None and section == "mixer":
-        return Change(section, None, node, stray)
+        return Change(section, None, node)
     if mapping_of(node, report) is None:
-        return Change(section, Node(BROKEN, node.path), node, stray)
+        return Change(section, Node(BROKEN, node.path), node)
     if section == "attn" or node.get("type") is not None:
         fallback = "attention" if section == "attn" else None
-        return Change(section, with_kind(node, FAMILIES[section], report, fallback), node, stray)
-    return Change(section, node, node, stray)
+        return Change(section, with_kind(node, FAMILIES[section], report, fallback), node)
+    return Change(section, node, node)
 
 
 def read_mixer(node: Node | None, report: Report) -> Node | None:

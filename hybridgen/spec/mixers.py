@@ -7,21 +7,37 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from hybridgen.spec.activations import Activation
-from hybridgen.spec.base import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Problem, Spec
+from hybridgen.spec.base import (
+    GREATEST,
+    LEAST,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Problem,
+    Spec,
+)
 
 
 def _open_upper_bound(value: object) -> object:
-    """`.inf` as the upper end of a range is stored as null, which JSON can carry too."""
-    if isinstance(value, list | tuple) and len(value) == 2 and value[1] == math.inf:
+    """`.inf`, or a number that may be as much in float32, is stored as null, which JSON can carry too."""
+    if (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and isinstance(value[1], int | float)
+        and value[1] > GREATEST
+    ):
         return (value[0], None)
     return value
 
 
 DtLimit = Annotated[
-    tuple[NonNegativeFloat, PositiveFloat | None], Field(strict=False), BeforeValidator(_open_upper_bound)
+    tuple[NonNegativeFloat, Annotated[float, Field(gt=0, ge=LEAST)] | None],
+    Field(strict=False),
+    BeforeValidator(_open_upper_bound),
 ]
 Range = Annotated[tuple[PositiveFloat, PositiveFloat], Field(strict=False)]
-Expand = Annotated[int | float, Field(gt=0, le=1024)]
+Expand = Annotated[int | float, Field(gt=0, ge=LEAST, le=1024)]
 
 
 def _dt_problems(dt_min: float, dt_max: float) -> Iterator[Problem]:

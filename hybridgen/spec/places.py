@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from hybridgen.errors import printable
+
 YamlPath = tuple[str | int, ...]
 """Keys and list indices from the top of a document down to one of its parts."""
 
@@ -30,11 +32,11 @@ Locate = Callable[[YamlPath, bool], Place]
 
 
 def path_text(path: YamlPath) -> str:
-    """Writes a path as a user would: `backbone.overrides[0].layers`."""
+    """Writes a path as a user would, `backbone.overrides[0].layers`, on one line."""
     text = ""
     for part in path:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
             text += f".{part}" if text else part
-    return text
+    return printable(text)

@@ -55,6 +55,10 @@ class Report:
         found = _Finding(path, message, suggestion, key, offset, other, missing)
         self._findings.setdefault((path, message), found)
 
+    def blamed(self) -> set[YamlPath]:
+        """The paths at or below which there is a fault."""
+        return {path[:depth] for path, _ in self._findings for depth in range(len(path) + 1)}
+
     def excuse(self, path: YamlPath) -> None:
         """Notes that the user did write what may be missing at a path, only misspelt: one fault is enough."""
         self._excused.add(path)

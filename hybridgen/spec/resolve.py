@@ -18,6 +18,7 @@ from hybridgen.spec.base import Spec
 from hybridgen.spec.blocks import LayerChecker, name_blocks
 from hybridgen.spec.document import BACKBONE_SCALARS, HEADS, INPUTS, BackboneScalars, ModelDocument, NamedDocument
 from hybridgen.spec.fields import Checked, Part, check, check_loosely, choose
+from hybridgen.spec.foreign import refuse_foreign, zonos_keys
 from hybridgen.spec.layer_changes import Overrides
 from hybridgen.spec.parts import InitSpec, NormSpec
 from hybridgen.spec.pattern import compress_pattern
@@ -59,10 +60,12 @@ def _resolve_root(root: Node, report: Report) -> dict[str, Any] | None:
         suggestion = "begin with backbone: {d_model: ..., n_layer: ...}"
         report.add((), f"a document must be a mapping; given {given}", suggestion)
         return None
+    if refuse_foreign(root, report):
+        return None
     if is_flat(root.value):
         root = unflatten(root, report)
     children: dict[str, Node] = root.value
-    for key in children.keys() - ModelDocument.model_fields.keys():
+    for key in children.keys() - ModelDocument.model_fields.keys() - zonos_keys(children, report):
         unknown_key(report, children[key].path, "a document", ModelDocument.model_fields, children)
     named = Node({key: children[key] for key in ("name",) if key in children}, root.path)
     name = check(NamedDocument, Part(named, "a document"), report)

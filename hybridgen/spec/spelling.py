@@ -63,6 +63,9 @@ SYNONYMS = {
     "feed_forward": "mlp",
 }
 
+SHORT_KINDS = {"attn": "attention", "mha": "attention", "gqa": "attention", "ln": "layer"}
+"""Short names of kinds, which resemble no kind."""
+
 
 def distance(left: str, right: str) -> int:
     """Edits between two words: insertions, deletions, substitutions, and swaps of neighbours (optimal alignment)."""

@@ -53,7 +53,7 @@ def read_stack(backbone: Node, fields: dict[str, Node], settings: BackboneScalar
             message = f"this belongs to the short form of a stack, but {path_text(other)} to the long form"
             report.add(_written_at(fields[key]), message, "use one of the two forms", key=True, other=other)
         if key in ("ssm", "attn", "mlp") and key in fields:
-            unused.append(read_change(key, fields[key], report, stray=True))
+            unused.append(read_change(key, fields[key], report))
     return replace(_long_form(backbone, fields, settings, report), unused=tuple(unused))
 
 

@@ -24,7 +24,7 @@ from hybridgen.spec.vocabulary import unknown_key
 from hybridgen.spec.wording import field_schema, wrong_value
 
 _SECTIONS = ("ssm", "attn", "norm")
-_FLAT_MARKS = {
+FLAT_MARKS = {
     "vocab_size", "pad_vocab_size_multiple", "tie_embeddings", "fused_add_norm", "ssm_cfg", "attn_cfg", "rms_norm",
 }  # fmt: skip
 
@@ -37,7 +37,7 @@ def respell_end(node: Node) -> Node:
 def is_flat(root: Mapping[str, Node]) -> bool:
     """Whether a document is the flat configuration of a mamba-ssm language model."""
     keys = root.keys()
-    return not keys & {"backbone", "input", "head"} and bool(keys & {"d_model", "n_layer"}) and bool(keys & _FLAT_MARKS)
+    return not keys & {"backbone", "input", "head"} and bool(keys & {"d_model", "n_layer"}) and bool(keys & FLAT_MARKS)
 
 
 def unflatten(root: Node, report: Report) -> Node:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from hybridgen.spec.parts import NAME_PATTERN
 from hybridgen.spec.report import flow, listed, shown
-from hybridgen.spec.spelling import nearest
+from hybridgen.spec.spelling import SHORT_KINDS, nearest
 
 Schema = dict[str, Any]
 _COUNTS = {1: "one value", 2: "two values", 3: "three values"}
@@ -39,7 +39,8 @@ def wrong_value(schema: Schema, value: object) -> tuple[str, str | None]:
 def expectation(schema: Schema, value: object = None) -> str:
     """Words what a field takes, such as `an integer of at least 1 or null`.
 
-    An upper bound is named only if the value breaks it: it is a guard against slips, and rarely what one must know.
+    An upper bound is named only if the value breaks it, and so is a lower one behind an exclusive one: these are guards
+    against slips, and rarely what one must know.
     """
     texts = [_one(option, value) for option in _options(schema)]
     choices = _choices(schema)
@@ -93,7 +94,8 @@ def _one(schema: Schema, value: object) -> str:
 def _bounds(schema: Schema, value: object) -> str:
     low, above = schema.get("minimum", schema.get("ge")), schema.get("exclusiveMinimum", schema.get("gt"))
     high = schema.get("maximum", schema.get("le"))
-    text = f" of at least {low}" if low is not None else f" above {above}" if above is not None else ""
+    tiny = above is not None and low is not None and _is_number(value) and above < value < low
+    text = f" above {above}" if above is not None and not tiny else f" of at least {low}" if low is not None else ""
     if high is not None and _is_number(value) and value > high:
         return f"{text} and at most {high}" if text else f" of at most {high}"
     return text
@@ -107,6 +109,8 @@ def repair(schema: Schema, value: object) -> str | None:
     """Says what to write instead of a wrong value."""
     if isinstance(value, str):
         fix = _repair_text(schema, value)
+    elif value is not None and any(option.get("pattern") == NAME_PATTERN for option in _options(schema)):
+        fix = f'put it in quotes: "{value}"' if re.fullmatch(NAME_PATTERN, str(value)) else None
     elif isinstance(value, bool):
         fix = "write a number" if accepts(schema, 1) else None
     elif isinstance(value, float) and value.is_integer() and accepts(schema, int(value)):
@@ -132,7 +136,9 @@ def _repair_text(schema: Schema, text: str) -> str | None:
         return f"write {'true' if text.strip().lower() in ('yes', 'on', 'true') else 'false'}"
     if any(option.get("pattern") == NAME_PATTERN for option in _options(schema)):
         return f"write {re.sub(r'[^A-Za-z0-9._-]+', '-', text.strip())[:200] or 'a name'}"
-    choice = nearest(text, [choice for choice in _choices(schema) if isinstance(choice, str)])
+    choices = [choice for choice in _choices(schema) if isinstance(choice, str)]
+    meant = SHORT_KINDS.get(text.strip().lower())
+    choice = meant if meant in choices else nearest(text, choices)
     return f"closest is '{choice}'" if choice else None
 
 

@@ -146,7 +146,7 @@ def test_faults_of_overrides_come_last_under_their_own_names():
         ),
         (
             {"init": {"initializer_range": float("inf")}},
-            "backbone.init.initializer_range: must be a number above 0; given .inf; leave it out for the default, 0.02",
+            "backbone.init.initializer_range: must be a number above 0 and at most 1e+30; given .inf; leave it out for the default, 0.02",
         ),
         (
             {"attn": {"num_heads": 8, "window": "none"}},

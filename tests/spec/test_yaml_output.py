@@ -22,7 +22,7 @@ def test_block_that_looks_like_something_else_stays_text(block: str) -> None:
     assert load_text(to_yaml(document)).data == document
 
 
-@pytest.mark.parametrize("value", [1e-5, 1e-300, 1e22, 3.0, 0.1 + 0.2])
+@pytest.mark.parametrize("value", [1e-5, 1e-30, 1e22, 3.0, 0.1 + 0.2])
 def test_numbers_keep_every_digit(value: float) -> None:
     document = ModelSpec.model_validate({"backbone": {**BACKBONE, "norm": {"eps": value}}}).document()
     assert load_text(to_yaml(document)).data == document
