@@ -77,9 +77,11 @@ def _replace(target: Path, staging: Path, obsolete: Obsolete) -> None:
         shutil.copymode(target, staging)
         _carry(target, staging, obsolete(target))
     _swap(staging, target)
-    _sync(target.parent)
-    if staging.exists():
-        _retire(staging, target, obsolete(staging), rescue=True)
+    with suppress(OSError):  # the new content is in place, and an error would say that it is not
+        _sync(target.parent)
+    with suppress(OSError):
+        if staging.exists():
+            _retire(staging, target, obsolete(staging), rescue=True)
 
 
 def _check_target(target: Path, named: Path) -> None:
@@ -88,6 +90,12 @@ def _check_target(target: Path, named: Path) -> None:
     if os.path.ismount(target):
         raise CheckpointError(
             f"{named}: is a mount point, which cannot be replaced in one step; name a directory below"
+        )
+    as_who_acts = os.access in os.supports_effective_ids
+    if target.exists() and not os.access(target, os.R_OK | os.W_OK | os.X_OK, effective_ids=as_who_acts):
+        raise CheckpointError(
+            f"{named}: you may not change what is in it; allow it, as `chmod u+rwx {named}` does, or name another "
+            f"directory"
         )
     here = Path.cwd()
     if target == here or target in here.parents:
@@ -173,9 +181,19 @@ def _discard(staging: Path, target: Path, obsolete: Obsolete) -> None:
     with suppress(OSError):
         if _is_unfinished(staging):
             # Foreign files in here are second names of files that the target still holds.
+            _allow_removal(staging)
             shutil.rmtree(staging)
         else:
             _retire(staging, target, obsolete(staging), rescue=False)
+
+
+def _allow_removal(directory: Path) -> None:
+    """Lets the owner empty a directory and those below: carried ones have the permissions of the user's own."""
+    with suppress(OSError):  # somebody else's
+        directory.chmod(stat.S_IMODE(directory.stat().st_mode) | stat.S_IRWXU)
+    for entry in _entries(directory):
+        if entry.is_dir(follow_symlinks=False):
+            _allow_removal(Path(entry))
 
 
 def _carry(old: Path, new: Path, skip: tuple[str, ...]) -> None:
@@ -226,6 +244,8 @@ def _retire(old: Path, new: Path, drop: tuple[str, ...], rescue: bool) -> None:
 
     Entries that `new` does not hold (made while the exchange was under way) are moved there with `rescue`, else kept.
     """
+    with suppress(OSError):  # somebody else's
+        old.chmod(stat.S_IMODE(old.stat().st_mode) | stat.S_IRWXU)
     for entry in _entries(old):
         source, kept = Path(entry), new / entry.name
         with suppress(OSError):  # whatever cannot be moved or removed stays where it is
@@ -237,8 +257,9 @@ def _retire(old: Path, new: Path, drop: tuple[str, ...], rescue: bool) -> None:
                 source.unlink()
             elif rescue:
                 os.replace(source, kept)
-    for name in drop:
-        (old / name).unlink(missing_ok=True)
+    with suppress(OSError):  # a file that stays keeps the record that follows it, for the next sweep
+        for name in drop:
+            (old / name).unlink(missing_ok=True)
     with suppress(OSError):  # not empty: something in it exists nowhere else
         old.rmdir()
 

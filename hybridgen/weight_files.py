@@ -7,7 +7,9 @@ The layout is Hugging Face's: one `model.safetensors`, or `model-00001-of-0000N.
 import hashlib
 import json
 import math
+import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,7 +27,9 @@ INDEX = "model.safetensors.index.json"
 SHARD_NAME = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors")
 
 _CHUNK_BYTES = 1 << 24
+_MAX_JSON_BYTES = 1 << 26  # an index of half a million weights
 _MAP_BYTES = 1 << 26
+_SIZE = re.compile(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*)\s*")
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30,
           "TIB": 2**40}  # fmt: skip
 # In the order in which the library lays out a file, so that wide types come first and stay aligned.
@@ -67,10 +71,13 @@ def parse_size(size: int | str) -> int:
     Raises:
         CheckpointError: If it is none of these, or not positive.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size))
+    is_long = isinstance(size, int) and abs(size) >= 10**18  # Python does not even write out the longest of these
+    text = "a number of more than 18 digits" if is_long else str(size)
+    found = _SIZE.fullmatch(text)
     unit = found[2].upper() if found else None
     if isinstance(size, bool) or found is None or unit not in _UNITS or int(float(found[1]) * _UNITS[unit]) < 1:
-        raise CheckpointError(f"a size is a whole number of bytes or text such as 500MB, 5GB or 1GiB; given {size!r}")
+        given = text if len(text) <= 40 else f"{text[:40]}..."
+        raise CheckpointError(f"a size is a whole number of bytes or text such as 500MB, 5GB or 1GiB; given {given!r}")
     return int(float(found[1]) * _UNITS[unit])
 
 
@@ -192,21 +199,50 @@ def hash_file(path: Path) -> FileRecord:
         return FileRecord(hashlib.file_digest(file, "sha256").hexdigest(), file.tell())
 
 
+def check_file(path: Path) -> None:
+    """Checks that a path leads to a file on a disk; to open a pipe can wait forever, and a device may have no end.
+
+    Raises:
+        CheckpointError: If it leads to something else, or nowhere.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(f"{path}: the file is missing") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        raise CheckpointError(f"{path}: is {'a directory' if stat.S_ISDIR(mode) else 'a pipe or a device'}, not a file")
+
+
 def read_json(path: Path) -> dict[str, object]:
     """Reads a JSON file that holds an object.
 
     Raises:
-        CheckpointError: If the file is missing, damaged, or holds something else.
+        CheckpointError: If the file is missing, damaged, larger than any configuration or index, or holds something
+            else.
     """
+    check_file(path)
     try:
-        data = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: the file is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from None
+        with path.open("rb") as file:
+            text = file.read(_MAX_JSON_BYTES + 1) if os.fstat(file.fileno()).st_size <= _MAX_JSON_BYTES else None
+        if text is None or len(text) > _MAX_JSON_BYTES:
+            raise CheckpointError(f"{path}: is larger than {_MAX_JSON_BYTES:,} bytes, so it is no such JSON file")
+        data = json.loads(text, object_pairs_hook=_unique_keys)
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON: {str(error) or 'out of memory'}") from None
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: must hold a JSON object, holds {type(data).__name__}")
     return data
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"an object has the key {key!r} twice")
+        found[key] = value
+    return found
 
 
 def find_weights(directory: Path) -> dict[str, StoredTensor]:
@@ -259,8 +295,8 @@ def read_metadata(file: Path) -> dict[str, str]:
     open_safetensors(file)  # checks the header; the library gives the entries back in no order
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
-        metadata: dict[str, str] = json.loads(opened.read(length)).get("__metadata__", {})
-    return metadata
+        metadata: dict[str, str] | None = json.loads(opened.read(length)).get("__metadata__")
+    return metadata or {}
 
 
 def open_safetensors(file: Path) -> safe_open:
@@ -269,10 +305,11 @@ def open_safetensors(file: Path) -> safe_open:
     Raises:
         CheckpointError: If it is missing, truncated, damaged, or of another kind.
     """
-    if not file.exists():
-        raise CheckpointError(f"{file}: the file is missing")
+    check_file(file)
     try:
         return safe_open(file, framework="pt")
+    except MemoryError:
+        raise CheckpointError(f"{file}: cannot be mapped: the address space is too small for it") from None
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{file}: is not a whole safetensors file: {error}") from None
 

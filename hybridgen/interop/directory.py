@@ -128,7 +128,7 @@ def import_directory(
         }
 
     extra = (UPSTREAM_CONFIG, UPSTREAM_OTHER)
-    write_checkpoint(out, spec, weights, parse_size(max_shard_size), write_more, extra)
+    write_checkpoint(out, spec, weights, parse_size(max_shard_size), write_more, extra, made_by="import")
     return _transfer(name, Path(out), spec, weights, other)
 
 
@@ -199,6 +199,9 @@ def _read_original(directory: Path, system: str, spec: ModelSpec) -> _Original |
     if note["system"] != system or _read_spec(directory / UPSTREAM_CONFIG, _module(system)) != spec:
         return None
     other = dict(map_tensors(read_header(directory / UPSTREAM_OTHER)))
+    known = zonos.other_weights(other, spec) if system == "zonos" else {}
+    if other.keys() != known.keys():
+        raise _not_ours(directory / UPSTREAM_OTHER)
     config = (directory / UPSTREAM_CONFIG).read_bytes()
     return _Original(config, other, note["metadata"], note["is_prefixed"])
 
@@ -206,9 +209,19 @@ def _read_original(directory: Path, system: str, spec: ModelSpec) -> _Original |
 def _read_note(file: Path) -> dict[str, Any]:
     try:
         note = json.loads(read_metadata(file)[_NOTE])
-        return {key: note[key] for key in ("system", "metadata", "is_prefixed")}
-    except (KeyError, TypeError, ValueError):
-        raise CheckpointError(f"{file}: was not written by an import; remove it, or import again") from None
+    except (KeyError, ValueError, RecursionError):
+        raise _not_ours(file) from None
+    is_note = isinstance(note, dict) and note.keys() == {"system", "metadata", "is_prefixed"}
+    if not is_note or note["system"] not in [*SYSTEMS] or not isinstance(note["is_prefixed"], bool):
+        raise _not_ours(file)
+    metadata = note["metadata"]
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise _not_ours(file)
+    return note
+
+
+def _not_ours(file: Path) -> CheckpointError:
+    return CheckpointError(f"{file}: is not as an import wrote it; remove it, or import again")
 
 
 def _config(module: Any, spec: ModelSpec) -> bytes:

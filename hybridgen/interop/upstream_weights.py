@@ -1,19 +1,22 @@
 """The weights of other systems: reading their files, and comparing them with what a spec needs."""
 
-import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from hybridgen.builder import build
-from hybridgen.errors import CheckpointError
+from hybridgen.builder import DTYPES, build
+from hybridgen.errors import CheckpointError, HybridgenError
 from hybridgen.spec import ModelSpec
-from hybridgen.weight_files import INDEX, SINGLE, find_weights, map_tensors
+from hybridgen.weight_files import INDEX, SINGLE, check_file, find_weights, map_tensors
 from hybridgen.weight_names import check_names, check_ties
 
 PICKLED = "pytorch_model.bin"
+
+# torch.load explains at length how to read a file that may run code; what it found stands before or after that.
+_ADVICE = re.compile(r"Weights only load failed.*?WeightsUnpickler error:|Please (?:use|file)\b.*", re.DOTALL)
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
@@ -31,17 +34,28 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
 
 def _read_pickled(path: Path) -> dict[str, Tensor]:
     """Reads a state dict saved by torch.save; the file can hold tensors and plain data, and run no code."""
+    check_file(path)
     try:
         try:
             data = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError:  # written before PyTorch 1.6: not a zip file, and not mappable
             data = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path}: cannot be read as a state dict of tensors: {reason}") from error
-    if not isinstance(data, dict) or not all(isinstance(value, Tensor) for value in data.values()):
+    except Exception as error:  # a damaged pickle can make the unpickler fail in any way
+        raise CheckpointError(f"{path}: cannot be read as a state dict of tensors: {_reason(error)}") from error
+    if not isinstance(data, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in data.items()):
         raise CheckpointError(f"{path}: must hold a state dict, that is tensors by name, and nothing else")
-    return {str(name): value for name, value in data.items()}
+    for name, tensor in data.items():
+        if tensor.is_nested or tensor.layout != torch.strided:
+            raise CheckpointError(f"{path}: {name} is a sparse or nested tensor; only dense ones can be imported")
+    return dict(data)
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in _ADVICE.sub("", str(error)).splitlines() if line.strip()]
+    what = lines[0].removesuffix(".") if lines else ""
+    if not what or isinstance(error, LookupError):  # of a lookup, the text is the key alone
+        return f"the file is damaged ({' '.join([type(error).__name__, what]).strip()})"
+    return what
 
 
 def fit_weights(weights: Mapping[str, Tensor], spec: ModelSpec, where: str) -> dict[str, Tensor]:
@@ -53,17 +67,22 @@ def fit_weights(weights: Mapping[str, Tensor], spec: ModelSpec, where: str) -> d
         where: What the weights are, for messages.
 
     Raises:
-        CheckpointError: With every missing, unexpected or wrongly shaped weight, or if a tied one has two values.
+        CheckpointError: With every missing, unexpected or wrongly shaped weight, if one is of a type that models do
+            not have, or if a tied one has two values.
     """
     try:
         model = build(spec, device="meta")
-    except RuntimeError as error:  # PyTorch counts bytes even where there are none, and the count overflows
+    except HybridgenError as error:
         raise CheckpointError(f"{where}: the configuration asks for a weight too large to address: {error}") from error
     complete = dict(weights)
     ties = model.tied_weights()
     complete |= {alias: complete[owner] for alias, owner in ties.items() if owner in complete and alias not in complete}
     needed = {name: tensor.shape for name, tensor in model.state_dict().items()}
     check_names(needed, {name: tensor.shape for name, tensor in complete.items()}, where)
+    for name in needed:
+        if complete[name].dtype not in DTYPES.values():
+            known = ", ".join(DTYPES)
+            raise CheckpointError(f"{where}: {name} is of {complete[name].dtype}; weights are of {known}")
     check_ties(ties, complete, where, "write tie_embeddings: false in the configuration")
     return {name: complete[name] for name in needed}
 

@@ -3,7 +3,9 @@
 import errno
 import os
 import resource
+import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -175,3 +177,82 @@ def test_load_reads_the_backup_between_two_renames(tmp_path):
     assert same(hg.load(tmp_path / "out"), model(seed=1))
     hg.save(model(seed=2), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@contextmanager
+def _ordinary_user():
+    """Acts as a user whom permissions bind, which root is not."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def ours():
+    """A directory of that user with a saved model; not below tmp_path, which lets nobody else through."""
+    trained = model(seed=2)
+    with _ordinary_user(), tempfile.TemporaryDirectory() as name:
+        out = Path(name) / "out"
+        hg.save(model(seed=1), out)
+        (out / "runs").mkdir()
+        (out / "runs/notes").write_text("mine")
+        yield out, trained
+        for directory in (out, out / "runs"):
+            directory.chmod(0o700)
+
+
+def test_directory_without_write_permission_is_refused_before_it_is_replaced(ours):
+    out, trained = ours
+    out.chmod(0o555)
+    before = _contents(out.parent)
+    with pytest.raises(hg.CheckpointError, match="out: you may not change what is in it; allow it, as `chmod u"):
+        hg.save(trained, out)
+    assert _contents(out.parent) == before
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_directory_below_without_write_permission_leaves_nothing_behind(ours):
+    out, trained = ours
+    (out / "runs").chmod(0o555)
+    hg.save(trained, out)
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    assert (out / "runs/notes").read_text() == "mine"
+    assert (out / "runs").stat().st_mode & 0o777 == 0o555
+    assert same(hg.load(out, verify=True), trained)
+
+
+def test_a_save_that_took_place_reports_no_failure(tmp_path, monkeypatch):
+    """What fails after the exchange leaves the old files, which the next save removes."""
+    out = tmp_path / "out"
+    hg.save(model(seed=1), out)
+    swap = atomic._swap
+
+    def fail(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patch:
+
+        def swap_then_fail(new, target):
+            swap(new, target)
+            patch.setattr(atomic.os, "fsync", fail)
+            patch.setattr(atomic.Path, "unlink", fail)
+
+        patch.setattr(atomic, "_swap", swap_then_fail)
+        hg.save(model(seed=2), out)
+    assert same(hg.load(out, verify=True), model(seed=2))
+    assert len(list(tmp_path.iterdir())) == 2
+    hg.save(model(seed=3), out)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_pipe_in_the_target_stops_nobody(tmp_path, name):
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / name)
+    with pytest.raises(hg.CheckpointError, match=f"out: holds {name}, not written by hybridgen"):
+        hg.save(model(), tmp_path / "out")

@@ -1,6 +1,7 @@
 """Weight files: byte for byte as the library writes them, sizes in words, hostile files refused."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
+from hybridgen import weight_files
 from hybridgen.errors import CheckpointError
 from hybridgen.weight_files import (
     INDEX,
@@ -15,6 +17,7 @@ from hybridgen.weight_files import (
     hash_file,
     map_tensors,
     parse_size,
+    read_json,
     read_metadata,
     write_safetensors,
     write_weights,
@@ -156,3 +159,58 @@ def test_type_that_pytorch_does_not_hold_is_named(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(_header(text) + bytes(3))
     with pytest.raises(CheckpointError, match=r"a has the type F6_E2M3"):
         find_weights(tmp_path)
+
+
+def test_endless_sizes_are_worded_in_short():
+    for size in ("9" * 400, 10**400, 10**5000, -(10**5000), "1" * 19 + "GB", "1." + "5" * 400):
+        with pytest.raises(CheckpointError, match="such as 500MB, 5GB or 1GiB; given ") as error:
+            parse_size(size)
+        assert len(str(error.value)) < 150
+
+
+@pytest.mark.parametrize("read", [read_json, find_weights])
+def test_what_is_no_file_is_not_opened(tmp_path, read):
+    """To open a pipe waits for a writer, and /dev/zero has no end."""
+    name = "config.json" if read is read_json else "model.safetensors"
+    path = tmp_path / name
+    given = path if read is read_json else tmp_path
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match=f"{name}: is a pipe or a device, not a file"):
+        read(given)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(CheckpointError, match=f"{name}: is a pipe or a device, not a file"):
+        read(given)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(CheckpointError, match=f"{name}: is a directory, not a file"):
+        read(given)
+
+
+def test_json_beyond_any_configuration_is_not_read(tmp_path):
+    with (tmp_path / "config.json").open("wb") as file:
+        file.truncate(20 * 10**9)
+    with pytest.raises(CheckpointError, match=r"config.json: is larger than 67,108,864 bytes"):
+        read_json(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "a": 1}', '{"b": [{"a": 1, "c": 2, "a": 3}]}'])
+def test_keys_given_twice_are_worded(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match="cannot be read as JSON: an object has the key 'a' twice"):
+        read_json(tmp_path / "config.json")
+
+
+def test_weights_that_cannot_be_mapped_are_worded(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError
+
+    write_safetensors(tmp_path / "model.safetensors", {"a": torch.ones(1)})
+    monkeypatch.setattr(weight_files, "safe_open", fail)
+    with pytest.raises(CheckpointError, match=r"model.safetensors: cannot be mapped"):
+        find_weights(tmp_path)
+
+
+def test_empty_metadata_of_another_writer(tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(_header(b'{"__metadata__":null}   '))
+    assert read_metadata(tmp_path / "x.safetensors") == {}

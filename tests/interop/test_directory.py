@@ -1,6 +1,7 @@
 """Whole directories: in, and back out as they were."""
 
 import json
+import os
 import pickle
 
 import pytest
@@ -251,3 +252,84 @@ def test_export_lists_what_cannot_be_expressed_and_writes_nothing(tmp_path):
     with pytest.raises(hg.UnsupportedError, match=r"Zonos cannot express this model"):
         export_directory(case.model(), tmp_path / "out", "zonos")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.long(), lambda t: t.bool(), lambda t: t.to(torch.complex64), lambda t: t.to(torch.float8_e4m3fn),
+        lambda t: t.to(torch.complex128), lambda t: t.to_sparse(),
+    ],
+    ids=["int64", "bool", "complex64", "fp8", "complex128", "sparse"],
+)  # fmt: skip
+def test_weights_that_no_model_has_are_refused(tmp_path, change):
+    mamba_directory(tmp_path / "in")
+    weights = torch.load(tmp_path / "in/pytorch_model.bin", weights_only=True)
+    weights["backbone.norm_f.weight"] = change(weights["backbone.norm_f.weight"])
+    torch.save(weights, tmp_path / "in/pytorch_model.bin")
+    with pytest.raises(
+        hg.CheckpointError, match=r"backbone.norm_f.weight is (of torch.*; weights are of float32, |a sparse)"
+    ):
+        import_directory(tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"hello", b"\x80\x02h\x05.", b"\x80\x02}q\x00(X\x01", b"\x80\x02]", b"\x80\x02K\x01K\x02\x93.", b"(" * 9999],
+)
+def test_damaged_pickles_are_worded(tmp_path, content):
+    mamba_directory(tmp_path / "in")
+    (tmp_path / "in/pytorch_model.bin").write_bytes(content)
+    with pytest.raises(hg.CheckpointError, match=r"pytorch_model.bin: cannot be read as a state dict of tensors: \w+"):
+        import_directory(tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize("save", [{}, {"_use_new_zipfile_serialization": False}], ids=["zip", "legacy"])
+def test_nobody_is_told_how_to_run_the_code_of_a_pickle(tmp_path, save):
+    mamba_directory(tmp_path / "in")
+    torch.save({"a": Bomb()}, tmp_path / "in/pytorch_model.bin", **save)
+    with pytest.raises(hg.CheckpointError, match="cannot be read as a state dict of tensors: Unsupported") as error:
+        import_directory(tmp_path / "in", tmp_path / "out")
+    for word in ("weights_only", "allowlist", "safe_globals", "\x1b", "\n"):
+        assert word not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "pytorch_model.bin", "model.safetensors"])
+def test_pipes_are_not_read(tmp_path, name):
+    mamba_directory(tmp_path / "in")
+    (tmp_path / "in" / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "in" / name)
+    with pytest.raises(hg.CheckpointError, match=f"{name}: is a pipe or a device, not a file"):
+        import_directory(tmp_path / "in", tmp_path / "out")
+
+
+NOTE = {"system": "zonos", "metadata": {}, "is_prefixed": True}
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {}, {"upstream": "x"}, {"upstream": "[]"}, {"upstream": "null"}, {"upstream": "{}"},
+        {"upstream": "[" * 100_000},
+        *({"upstream": json.dumps({**NOTE, **change})} for change in (
+            {"metadata": 5}, {"metadata": {"a": 1}}, {"is_prefixed": "no"}, {"system": []}, {"system": "other"},
+        )),
+    ],
+)  # fmt: skip
+def test_changed_notes_of_an_import_are_worded(tmp_path, metadata):
+    zonos_directory(tmp_path / "in")
+    import_directory(tmp_path / "in", tmp_path / "model")
+    save_file(OTHER, tmp_path / "model" / UPSTREAM_OTHER, metadata)
+    with pytest.raises(hg.CheckpointError, match=rf"{UPSTREAM_OTHER}: is not as an import wrote it"):
+        export_directory(tmp_path / "model", tmp_path / "back", "zonos")
+    assert not (tmp_path / "back").exists()
+
+
+def test_kept_weights_cannot_take_the_place_of_the_models(tmp_path):
+    zonos_directory(tmp_path / "in")
+    import_directory(tmp_path / "in", tmp_path / "model")
+    other = {**OTHER, "backbone.norm_f.weight": torch.zeros(32)}
+    save_file(other, tmp_path / "model" / UPSTREAM_OTHER, {"upstream": json.dumps(NOTE)})
+    with pytest.raises(hg.CheckpointError, match=rf"{UPSTREAM_OTHER}: is not as an import wrote it"):
+        export_directory(tmp_path / "model", tmp_path / "back", "zonos")
