@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridgen.spec.document import SUGAR
-from hybridgen.spec.schema import json_schema
+from hybridgen.spec.schema import PARTIAL, json_schema
 
 ROOT = Path(__file__).parent.parent
 SCHEMA = ROOT / "configs" / "hybridgen.schema.json"
@@ -98,8 +98,12 @@ def is_reference(schema: Schema) -> bool:
 def bounds_text(schema: Schema) -> str:
     """Says the range of a number; the bound that only keeps absurd numbers out is left out."""
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    bounds = [f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema and abs(schema[key]) < 1e9]
+    bounds = [f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema and not _is_guard(schema[key])]
     return f" {' and '.join(bounds)}" if bounds else ""
+
+
+def _is_guard(bound: float) -> bool:
+    return bound != 0 and not 1e-9 < abs(bound) < 1e9
 
 
 def section(title: str, schema: Schema) -> str:
@@ -120,7 +124,8 @@ def section(title: str, schema: Schema) -> str:
 def reference_text() -> str:
     """Returns the text of docs/spec_reference.md."""
     parts = json_schema()["$defs"]
-    unnamed = set(parts) - set(TITLES) - set(SAME) - {REFERENCE_TYPE}
+    whole = {name for name in parts if not name.startswith(PARTIAL)}
+    unnamed = whole - set(TITLES) - set(SAME) - {REFERENCE_TYPE}
     if unnamed:
         raise SystemExit(f"scripts/make_docs.py: give a title to {', '.join(sorted(unnamed))}")
     return "\n".join([HEADER, *(section(title, parts[name]) for name, title in TITLES.items())])

@@ -15,7 +15,11 @@ from hybridgen.spec.document import (
 
 Schema = dict[str, Any]
 
+PARTIAL = "Partial"
+"""What the names of definitions without required fields begin with, which are for documents with `defaults`."""
+
 _BOUNDS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
+_REF = "#/$defs/"
 _ABOUT = ("description", "default")
 _REFERENCE = {
     "description": "A reference to another value of the document.",
@@ -42,12 +46,39 @@ def json_schema() -> Schema:
     definitions["BackboneDocument"] |= _form_rules()
     for name in ("ModelDocument", "MambaSsmDocument"):
         definitions[name]["properties"]["defaults"] = _DEFAULTS
+    composed = {f"{PARTIAL}{name}": _partial(schema, definitions) for name, schema in definitions.items()}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "hybridgen model",
         "description": "A document that hybridgen builds a model from.",
-        "anyOf": [{"$ref": "#/$defs/ModelDocument"}, {"$ref": "#/$defs/MambaSsmDocument"}],
-        "$defs": {"Reference": _REFERENCE, **definitions},
+        "if": {"required": ["defaults"]},
+        "then": _either(PARTIAL),
+        "else": _either(""),
+        "$defs": {"Reference": _REFERENCE, **definitions, **composed},
+    }
+
+
+def _either(prefix: str) -> Schema:
+    return {"anyOf": [{"$ref": f"{_REF}{prefix}{name}"} for name in ("ModelDocument", "MambaSsmDocument")]}
+
+
+def _partial(schema: Any, definitions: Schema) -> Any:
+    """A schema without what it requires: in a document with `defaults`, other files may hold it."""
+    if isinstance(schema, list):
+        return [_partial(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if str(schema.get("$ref")).removeprefix(_REF) in definitions:
+        return {**schema, "$ref": schema["$ref"].replace(_REF, f"{_REF}{PARTIAL}")}
+    kept = {key: rule for key, rule in schema.items() if key not in ("required", "if", "then", "else")}
+    if any("required" in option for option in schema.get("anyOf", ())):
+        del kept["anyOf"]
+    if "properties" not in schema:
+        return {key: _partial(rule, definitions) for key, rule in kept.items()}
+    fields = {name: _partial(rule, definitions) for name, rule in schema["properties"].items()}
+    return {
+        **{key: _partial(rule, definitions) for key, rule in kept.items() if key != "properties"},
+        "properties": fields,
     }
 
 

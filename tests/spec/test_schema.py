@@ -70,6 +70,25 @@ def test_every_form_is_accepted(document):
 @pytest.mark.parametrize(
     "document",
     [
+        {"defaults": ["base"]},
+        {"defaults": ["base"], "input": {"embed_scale": 2.0}, "head": {"bias": True}},
+        {"defaults": ["base"], "backbone": {"ssm": {"d_state": 8}, "blocks": {"m": {"mlp": {"bias": True}}}}},
+        {"defaults": ["mamba"], "vocab_size": 5},
+    ],
+)
+def test_a_document_with_defaults_requires_nothing(document):
+    assert accepts(document)
+    assert not accepts({key: value for key, value in document.items() if key != "defaults"})
+
+
+@pytest.mark.parametrize("fields", [{"extra": 1}, {"backbone": {"d_modl": 1}}, {"backbone": {"d_model": "x"}}])
+def test_a_document_with_defaults_has_no_other_fields(fields):
+    assert not accepts({"defaults": ["base"], **fields})
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
         {},
         {"backbone": {}},
         {**SHORT, "extra": 1},
