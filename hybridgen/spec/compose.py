@@ -103,6 +103,7 @@ def compose(name: str, text: str, root: Node, overrides: Sequence[Override]) -> 
     wrong = [fault for override in choices if (fault := _choice_fault(override, files))]
     if wrong:
         return Composed(None, rest, wrong)
+    files.chosen = {override.key.strip("/") for override in choices}
     token = _files.set(files)
     composed = None
     try:
@@ -111,6 +112,8 @@ def compose(name: str, text: str, root: Node, overrides: Sequence[Override]) -> 
         files.faults += _explain(error, files, choices)
     finally:
         _files.reset(token)
+    if files.incomplete:
+        composed = None
     return Composed(composed, rest, list(dict.fromkeys(files.faults)))  # Hydra may read a file more than once
 
 
@@ -213,18 +216,14 @@ def _explain(error: Exception, files: Files, choices: list[Override]) -> list[Fa
         missing = error.missing_cfg_file or ""
         group, _, option = missing.lstrip("/").rpartition("/")
         place = _named_at(group, option, files, choices) or place
-        message, suggestion = f"there is no file `{files.path(missing)}.yaml`", _nearest(option, files.options(group))
+        message, suggestion = files.missing(missing)
+    elif files.incomplete:
+        return []
     else:
         place = next((o.place for o in choices if f"'{o.key}" in message), place)
         message = " ".join(message.split()).replace(PRIMARY, files.primary.name) or type(error).__name__
         message = f"the list cannot be composed: {message}"
     return [fault_at(place, () if place.line is None else ("defaults",), message, suggestion)]
-
-
-def _nearest(option: str, options: list[str]) -> str:
-    near = difflib.get_close_matches(option, options, 1)
-    there = f"there are: {', '.join(options[:20]) or 'none'}"
-    return f"did you mean `{near[0]}`? {there}" if near else there
 
 
 def _defaults_place(files: Files) -> Place:

@@ -3,6 +3,7 @@
 A file is handed out with a number in place of every value; `values` tells which value of which file that is.
 """
 
+import difflib
 import os
 import re
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ MAX_VISITS = 200
 _ENDINGS = (".yaml", ".yml", ".json")
 _PACKAGE = re.compile(r"(?:[ \t]*(?:#.*)?\r?\n)*?[ \t]*#[ \t]*@package[ \t]+(\S+)")
 _ENTRY = re.compile(r"(?:(?:optional|override) +)*[\w./@:+-]*(?:\$\{[\w.@/]+\}[\w./@:+-]*)*")
+_WHERE = "files are looked up in the document's folder and below; write their names from there"
 _HOW = "write a file's name, or `group: file`"
 
 
@@ -62,13 +64,25 @@ class File:
 
 @dataclass
 class Files:
-    """The files of one composition, read when they are asked for."""
+    """The files of one composition, read when they are asked for.
+
+    Attributes:
+        primary: The document itself.
+        read: The files read so far, by the names that Hydra knows.
+        values: What the numbers in the place of values stand for.
+        faults: What is wrong with the files and their lists.
+        visits: How often a file was looked at.
+        chosen: The groups that an override chooses a file of, whatever the lists say.
+        incomplete: Whether a file of a list is not there, so that nothing sound can be composed.
+    """
 
     primary: File
     read: dict[str, File] = field(default_factory=dict)
     values: list[tuple[File, YamlPath, Node]] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     visits: int = 0
+    chosen: set[str] = field(default_factory=set)
+    incomplete: bool = False
 
     def path(self, name: str) -> str:
         """The path of a file or folder that a `defaults:` list names."""
@@ -104,7 +118,7 @@ class Files:
         data = self._numbered(file)
         entries = source_tree.step(file.root, "defaults")
         if entries is not None:
-            data["defaults"] = self._entries(entries)
+            data["defaults"] = self._entries(entries, config.rpartition("/")[0])
         hydra = source_tree.step(file.root, "hydra")
         if data.pop("hydra", None) is not None and hydra is not None:
             place = hydra.key_place or hydra.place
@@ -145,7 +159,7 @@ class Files:
                     self.values.append((file, (*path, key), child))
         return top
 
-    def _entries(self, defaults: Node) -> list[Any]:
+    def _entries(self, defaults: Node, folder: str) -> list[Any]:
         """A `defaults:` list without the entries that are at fault."""
         if not isinstance(defaults.value, list):
             self._fault(defaults.place, (), "`defaults` must be a list", "write one `- ` line per file")
@@ -155,12 +169,42 @@ class Files:
             words = _entry_fault(node)
             if words:
                 self._fault(node.place, (index,), *words)
-            else:
+                self.incomplete |= words[1] == _WHERE
+            elif not self._lacks(node, folder):
                 entries.append(source_tree.plain(node))
         overrides = [entry for entry in entries if isinstance(entry, dict) and "override " in next(iter(entry))]
         if "_self_" not in entries and (len(overrides) < len(entries) or not entries):
             entries.append("_self_")  # where Hydra would put it, with a warning
         return entries
+
+    def _lacks(self, entry: Node, folder: str) -> bool:
+        """Reports the files of an entry that are not there; Hydra would stop at the first of them."""
+        group, named = next(iter(entry.value.items())) if isinstance(entry.value, dict) else ("", entry)
+        group = group.partition("@")[0]
+        if any(word in group.split(" ") for word in ("optional", "override")) or group.strip("/") in self.chosen:
+            return False
+        lacking = False
+        for option in named.value if isinstance(named.value, list) else [named]:
+            text = option.value.partition("@")[0] if isinstance(option.value, str) else "_self_"
+            if text == "_self_" or "$" in text or " " in text:
+                continue
+            config = f"{group}/{text}" if group else text
+            config = config.lstrip("/") if config.startswith("/") or not folder else f"{folder}/{config}"
+            if self.find(config) is None and config != PRIMARY:
+                self._fault(option.place, (), *self.missing(config))
+                lacking = True
+        self.incomplete |= lacking
+        return lacking
+
+    def missing(self, config: str) -> tuple[str, str]:
+        """Words for a file that is not there."""
+        group, _, option = config.lstrip("/").rpartition("/")
+        options = self.options(group)
+        near = difflib.get_close_matches(option, options, 1)
+        there = f"there are: {', '.join(options[:20]) or 'none'}"
+        ending = "" if config.endswith(_ENDINGS) else ".yaml"
+        message = f"there is no file `{self.path(config)}{ending}`"
+        return message, f"did you mean `{near[0]}`? {there}" if near else there
 
     def _fault(self, place: Place, path: YamlPath, message: str, suggestion: str | None = None) -> None:
         self.faults.append(fault_at(place, ("defaults", *path), message, suggestion))
@@ -188,6 +232,8 @@ def _entry_fault(node: Node) -> tuple[str, str] | None:
             return f"an entry is text, given {source_tree.plain(Node(text))}", _HOW
         if len(text) > 256 or not _ENTRY.fullmatch(text):
             return f"`{text[:60]}` is not the name of a file or group", _HOW
+        if ".." in text.split(" ")[-1].split("/") or (text.startswith("/") and os.path.isfile(text)):
+            return f"`{text[:60]}` lies outside the document's folder", _WHERE
         if text.split(" ")[-1].lstrip("/").startswith("hydra/"):
             return "Hydra's own settings are no part of a model", "remove this entry"
     return None

@@ -203,6 +203,30 @@ def test_bad_lists(folder, entries, fault):
     assert found.startswith(fault)  # Hydra 1.4 adds to some of its words
 
 
+def test_all_missing_files_of_a_list_come_together(folder):
+    write("main.yaml", "defaults: [bsae, base, head: lmm, blocks@backbone.blocks: one, deep/mid, nope.yaml]\n")
+    write("deep/mid.yaml", "defaults: [x, /base]\n")
+    assert [fault.partition("; ")[0] for fault in faults_of()] == [
+        "main.yaml:1:12: defaults: there is no file `bsae.yaml`",
+        "main.yaml:1:30: defaults: there is no file `head/lmm.yaml`",
+        "main.yaml:1:74: defaults: there is no file `nope.yaml`",
+        "deep/mid.yaml:1:12: defaults: there is no file `deep/x.yaml`",
+    ]
+
+
+def test_an_override_chooses_another_file_than_one_that_is_missing(folder):
+    write("main.yaml", "defaults: [base, optional head/x@y: nope, head: lmm]\n")
+    assert load_document("main.yaml", ["head=lm"]).data["head"] == {"type": "lm"}
+
+
+@pytest.mark.parametrize("name", ["../base", "blocks/../base", "{head: ../../x}", "{absolute}"])
+def test_files_outside_the_folder(folder, name):
+    name = name.format(absolute=folder / "base.yaml") if name == "{absolute}" else name
+    write("main.yaml", f"defaults: [{name}, _self_]\n")
+    (fault,) = faults_of()
+    assert "lies outside the document's folder; files are looked up in the document's folder and below" in fault
+
+
 def test_every_file_passes_the_checks_of_a_document_before_hydra_sees_it(folder):
     write("main.yaml", "defaults: [base]\n")
     write("base.yaml", "a: !!python/object/apply:os.system [ls]\na: 1\nhydra: {run: 1}\n")
