@@ -1,6 +1,6 @@
 """The errors a user can meet. Every one of them carries words that say what to do next."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 _WIDTH = 160  # of a source line in an error's text
@@ -28,7 +28,8 @@ class Fault:
         column: Column in the line, counted from 1; None when there is no file.
         path: The YAML path as the user wrote it, such as `backbone.ssm.d_state` or `backbone.overrides[0].layers`.
         message: The rule that was broken and the value that was given.
-        suggestion: What to write instead (a nearest spelling, or a fix in words), if there is one.
+        suggestion: What to write instead, if there is something to say: the nearest valid spelling, a single word, or a
+            fix in words.
         source: The offending line of the file, for the caret; None when there is no file.
     """
 
@@ -40,13 +41,18 @@ class Fault:
     suggestion: str | None = None
     source: str | None = None
 
+    def __iter__(self) -> Iterator[str | int | None]:
+        """Unpacks as (file, line, column, path, message, suggestion)."""
+        return iter((self.file, self.line, self.column, self.path, self.message, self.suggestion))
+
     def __str__(self) -> str:
         place = printable(self.file or "")
         if self.line is not None:
             place += f":{self.line}:{self.column}"
         head = ": ".join(part for part in (place, printable(self.path), printable(self.message)) if part)
         if self.suggestion:
-            head += f"; {printable(self.suggestion)}"
+            advice = printable(self.suggestion)
+            head += f"; {advice}" if " " in advice else f"; closest is '{advice}'"
         if self.source is None or self.line is None or self.column is None:
             return head
         gutter = f"  {self.line} | "

@@ -125,8 +125,7 @@ def _unknown(name: object, known: Collection[str], section: Collection[Any], pat
     word = str(name)
     other = synonym(word)
     close = other if other in known else nearest(word, known, section)
-    hint = f"closest is '{close}'" if close else None
-    return Fault(None, None, None, join(path, word), "the upstream system has no such field", hint)
+    return Fault(None, None, None, join(path, word), "the upstream system has no such field", close)
 
 
 def _wrong(kind: type[Spec], fields: Mapping[str, Any], name: str, item: tuple[Any, ...], path: str) -> Fault:

@@ -112,5 +112,4 @@ def _repair_text(text: str) -> str | None:
     span = _RANGE.fullmatch(text)
     if span is not None:
         return f"write '{span[1]}:{int(span[2]) + 1}'"
-    word = nearest(text, ("all", "none"))
-    return f"closest is '{word}'" if word else None
+    return nearest(text, ("all", "none"))

@@ -64,6 +64,6 @@ def _known_names(
         near = nearest(name, blocks)
         spot = f" (character {offset + 1} of the pattern)" if isinstance(node.value, str) and node.value != name else ""
         names = listed(list(blocks)[:20])
-        suggestion = f"closest is '{near}'" if near else f"the blocks are {names}" if blocks else None
+        suggestion = near or (f"the blocks are {names}" if blocks else None)
         report.add(node.path, f"no block is named '{name}'{spot}", suggestion, offset=offset)
     return None if unknown else [name for name, _, _ in entries]

@@ -86,9 +86,9 @@ def unknown_key(
     near = meant if meant in valid else nearest(key, valid, given)
     sure = near is not None and (near == meant or distance(bare(near), bare(key)) <= 1)
     long_form = "blocks" in path or bool({"blocks", "pattern"} & set(given))
-    suggestion = f"closest is '{near}'" if sure else _advice(key, valid, near, hint, long_form)
+    suggestion = near if sure else _advice(key, valid, near, hint, long_form)
     report.add(path, f"unknown field of {what}", suggestion, key=True)
-    if suggestion == f"closest is '{near}'":
+    if near is not None and suggestion == near:
         report.excuse((*path[:-1], str(near)))
 
 
@@ -102,7 +102,7 @@ def _advice(key: str, valid: Collection[str], near: str | None, hint: str | None
     if meant in homes:
         return f"it is called '{meant}' here and belongs {listed(homes[meant], 'or')}"
     if near is not None:
-        return f"closest is '{near}'"
+        return near
     elsewhere = nearest(key, homes)
     if elsewhere is not None and distance(key, elsewhere) <= 1:
         return f"closest is '{elsewhere}', which belongs {listed(homes[elsewhere], 'or')}"

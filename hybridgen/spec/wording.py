@@ -138,8 +138,7 @@ def _repair_text(schema: Schema, text: str) -> str | None:
         return f"write {re.sub(r'[^A-Za-z0-9._-]+', '-', text.strip())[:200] or 'a name'}"
     choices = [choice for choice in _choices(schema) if isinstance(choice, str)]
     meant = SHORT_KINDS.get(text.strip().lower())
-    choice = meant if meant in choices else nearest(text, choices)
-    return f"closest is '{choice}'" if choice else None
+    return meant if meant in choices else nearest(text, choices)
 
 
 def _scalar(text: str) -> Any:

@@ -53,7 +53,7 @@ RULE = "must be a list of integers, 'all', 'none', or a slice such as '3::4'; gi
         ("[1, 3]", "", f"{RULE} the text '[1, 3]'", "remove the quotes"),
         ("0-3", "", f"{RULE} the text '0-3'", "write '0:4'"),
         ("0..3", "", f"{RULE} the text '0..3'", "write '0:4'"),
-        ("All", "", f"{RULE} the text 'All'", "closest is 'all'"),
+        ("All", "", f"{RULE} the text 'All'", "all"),
         ("", "", f"{RULE} the text ''", None),
         (True, "", f"{RULE} true", None),
         (None, "", f"{RULE} null", "write 'none' for no layer"),

@@ -62,7 +62,7 @@ def test_nearest_spelling_is_right_for_95_percent_of_typos(place):
     valid = PLACES[place]
     cases = [(name, typo) for name in valid for typo in misspellings(name, rng) if typo and typo not in valid]
     cases = rng.sample(cases, min(300, len(cases)))
-    wrong = [(name, typo) for name, typo in cases if advice(typo, valid) != f"closest is '{name}'"]
+    wrong = [(name, typo) for name, typo in cases if advice(typo, valid) != name]
     assert len(wrong) <= 0.05 * len(cases), wrong
 
 
@@ -85,9 +85,9 @@ def test_synonyms_of_other_libraries_name_a_field(synonym):
 @pytest.mark.parametrize(
     ("key", "place", "text"),
     [
-        ("hidden_size", "backbone", "closest is 'd_model'"),
-        ("num_attention_heads", "attention", "closest is 'num_heads'"),
-        ("rope_theta", "attention", "closest is 'rotary_emb_base'"),
+        ("hidden_size", "backbone", "d_model"),
+        ("num_attention_heads", "attention", "num_heads"),
+        ("rope_theta", "attention", "rotary_emb_base"),
         ("d_state", "backbone", "it belongs in backbone.ssm"),
         ("window", "backbone", "it belongs in backbone.attn"),
         ("eps", "backbone", "it belongs in backbone.norm"),
@@ -95,7 +95,7 @@ def test_synonyms_of_other_libraries_name_a_field(synonym):
         ("d_model", "document", "it belongs in backbone"),
         ("head", "attention", "it belongs at the top level"),
         ("n_heads", "backbone", "it is called 'num_heads' here and belongs in backbone.attn"),
-        ("tie", "head lm", "closest is 'tie_embeddings'"),
+        ("tie", "head lm", "tie_embeddings"),
         ("zzz", "init", "the fields are initializer_range, rescale_prenorm_residual"),
     ],
 )
