@@ -11,11 +11,11 @@ from hybridgen.errors import UnsupportedError
 from hybridgen.layers.attention_core import Keys, Scoring, attend_causal, attend_everywhere
 from hybridgen.layers.kv_cache import AttentionState
 from hybridgen.layers.linear import BranchOutput, DepthwiseConv1d, Linear
-from hybridgen.layers.mixers.base import Mixer, MixerState, before, plain_span
+from hybridgen.layers.mixers.base import Mixer, MixerState, before, is_single_step, plain_span
 from hybridgen.layers.norms import Norm
 from hybridgen.layers.rotary import apply_rotary
 from hybridgen.layers.span import Span
-from hybridgen.ops.causal_conv1d import causal_conv1d
+from hybridgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
 from hybridgen.ops.gated_activation import gated_activation
 from hybridgen.spec.mixers import AttentionSpec
 from hybridgen.spec.parts import NormSpec
@@ -95,6 +95,8 @@ class Attention(Mixer):
 
     def _convolve(self, qkv: Float[Tensor, "B T C"], state: AttentionState | None, span: Span) -> Tensor:
         memory = None if state is None else state.conv
+        if memory is not None and is_single_step(qkv, state, span):
+            return causal_conv1d_update(qkv[:, 0], memory, self.conv1d.taps, self.conv1d.bias, "identity")[:, None]
         qkv, last = causal_conv1d(
             qkv,
             self.conv1d.taps,
