@@ -70,7 +70,7 @@ def build(
         spec: From `load_spec` or `ModelSpec.model_validate`.
         device: Where the weights go; `meta` gives a model without storage, for shapes and counts.
         dtype: float32, bfloat16, float16 or float64, by name or as torch's dtype.
-        seed: Decides the starting weights, together with each parameter's name and nothing else.
+        seed: Decides, with each parameter's name, what is drawn for it.
         progress: Called with (parameters done, parameters in all).
 
     Raises:
