@@ -13,7 +13,7 @@ from hybridgen.model.model import HybridModel
 def parameter_generator(seed: int, name: str) -> torch.Generator:
     """Returns a CPU generator whose stream depends on the seed and the parameter's name alone.
 
-    So what is drawn for a weight is the same on every device, in every build order, and whatever layers stand around it.
+    So what is drawn for a weight is the same on every device, in every build order, whatever layers stand around it.
     """
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     return torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
