@@ -1,0 +1,227 @@
+// Short vectors for the CPU kernels, as wide as the instruction set that this file is compiled for.
+//
+// Every kernel file is compiled once per instruction set (see setup.py), each time in a namespace of its own, so that
+// no function of a wide build can be linked into a narrow one. For the same reason kernel files include no header that
+// defines inline functions with external linkage.
+#pragma once
+
+#include <cstdint>
+
+#include "../kernels.h"
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#ifndef HYBRIDGEN_ISA
+#error "compile kernel files through setup.py, which defines HYBRIDGEN_ISA"
+#endif
+
+namespace hybridgen::HYBRIDGEN_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;  // SSE2, NEON
+#endif
+
+constexpr int kFloats = kVectorBytes / 4;
+constexpr int kDoubles = kVectorBytes / 8;
+
+typedef float FloatVec __attribute__((vector_size(kVectorBytes)));
+typedef int32_t IntVec __attribute__((vector_size(kVectorBytes)));
+typedef uint32_t UintVec __attribute__((vector_size(kVectorBytes)));
+typedef double DoubleVec __attribute__((vector_size(kVectorBytes)));
+typedef int64_t LongVec __attribute__((vector_size(kVectorBytes)));
+typedef uint16_t HalfBits __attribute__((vector_size(kVectorBytes / 2)));
+
+// The arithmetic's scalar type decides the vector type: float for float32, bfloat16 and float16 tensors, double for
+// float64 ones.
+template <typename Scalar>
+struct VecOf;
+template <>
+struct VecOf<float> {
+  using type = FloatVec;
+  using mask = IntVec;
+  static constexpr int size = kFloats;
+};
+template <>
+struct VecOf<double> {
+  using type = DoubleVec;
+  using mask = LongVec;
+  static constexpr int size = kDoubles;
+};
+template <typename Scalar>
+using Vec = typename VecOf<Scalar>::type;
+template <typename Scalar>
+constexpr int kLanes = VecOf<Scalar>::size;
+
+template <typename Scalar>
+static inline Vec<Scalar> splat(Scalar value) {
+  return Vec<Scalar>{} + value;
+}
+
+template <typename To, typename From>
+static inline To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  __builtin_memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+// Element types of tensors. Bit patterns only: the arithmetic never happens in them.
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+template <typename T>
+struct ComputeOf {
+  using type = float;
+};
+template <>
+struct ComputeOf<double> {
+  using type = double;
+};
+template <typename T>
+using Compute = typename ComputeOf<T>::type;
+
+// Calls body.operator()<T>() with the type of the elements.
+template <typename Body>
+static inline void with_element(Element element, const Body& body) {
+  switch (element) {
+    case Element::kFloat64: return body.template operator()<double>();
+    case Element::kBFloat16: return body.template operator()<BFloat16>();
+    case Element::kFloat16: return body.template operator()<Float16>();
+    default: return body.template operator()<float>();
+  }
+}
+
+// ---- one element ----
+
+static inline float widen(float x) { return x; }
+static inline double widen(double x) { return x; }
+static inline float widen(BFloat16 x) { return bit_cast<float>(uint32_t{x.bits} << 16); }
+static inline float widen(Float16 x) {
+  const uint32_t sign = uint32_t(x.bits & 0x8000) << 16, rest = x.bits & 0x7fff;
+  if (rest >= 0x7c00) return bit_cast<float>(sign | 0x7f800000 | (rest & 0x3ff) << 13);
+  // Scaling by a power of two is exact, and turns float16's subnormal numbers into normal ones.
+  return bit_cast<float>(sign | bit_cast<uint32_t>(bit_cast<float>(rest << 13) * 0x1p112f));
+}
+
+static inline void narrow(float x, float& to) { to = x; }
+static inline void narrow(double x, double& to) { to = x; }
+static inline void narrow(float x, BFloat16& to) {
+  const uint32_t bits = bit_cast<uint32_t>(x);
+  // To nearest, ties to even; a NaN stays a quiet NaN.
+  to.bits = (bits & 0x7fffffff) > 0x7f800000 ? uint16_t(bits >> 16 | 0x40)
+                                             : uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+static inline void narrow(float x, Float16& to) {
+  const uint32_t bits = bit_cast<uint32_t>(x), sign = bits >> 16 & 0x8000, rest = bits & 0x7fffffff;
+  uint32_t half;
+  if (rest > 0x7f800000) {
+    half = 0x7e00;
+  } else if (rest >= 0x477ff000) {
+    half = 0x7c00;
+  } else if (rest < 0x38800000) {  // subnormal: the addition rounds at the right place
+    half = bit_cast<uint32_t>(bit_cast<float>(rest) + 0.5f) - 0x3f000000;
+  } else {
+    half = (rest - 0x38000000 + 0xfff + (rest >> 13 & 1)) >> 13;
+  }
+  to.bits = uint16_t(sign | half);
+}
+
+// ---- a vector of elements; memory need not be aligned ----
+
+static inline FloatVec load(const float* from) {
+  FloatVec x;
+  __builtin_memcpy(&x, from, sizeof x);
+  return x;
+}
+static inline DoubleVec load(const double* from) {
+  DoubleVec x;
+  __builtin_memcpy(&x, from, sizeof x);
+  return x;
+}
+static inline FloatVec load(const BFloat16* from) {
+  HalfBits bits;
+  __builtin_memcpy(&bits, from, sizeof bits);
+  return bit_cast<FloatVec>(__builtin_convertvector(bits, UintVec) << 16);
+}
+static inline FloatVec load(const Float16* from) {
+#if defined(__AVX512F__)
+  return (FloatVec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
+#elif defined(__AVX2__)
+  return (FloatVec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from));
+#else
+  FloatVec x;
+  for (int i = 0; i < kFloats; ++i) x[i] = widen(from[i]);
+  return x;
+#endif
+}
+
+static inline void store(float* to, FloatVec x) { __builtin_memcpy(to, &x, sizeof x); }
+static inline void store(double* to, DoubleVec x) { __builtin_memcpy(to, &x, sizeof x); }
+static inline void store(BFloat16* to, FloatVec x) {
+  const UintVec bits = bit_cast<UintVec>(x);
+  const UintVec rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  const IntVec is_nan = x != x;
+  const UintVec chosen = is_nan ? (bits >> 16 | 0x40) : rounded;
+#if defined(__AVX512F__)
+  _mm256_storeu_si256((__m256i*)to, _mm512_cvtepi32_epi16((__m512i)chosen));
+#else
+  const HalfBits narrowed = __builtin_convertvector(chosen, HalfBits);
+  __builtin_memcpy(to, &narrowed, sizeof narrowed);
+#endif
+}
+static inline void store(Float16* to, FloatVec x) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256((__m256i*)to, _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__AVX2__)
+  _mm_storeu_si128((__m128i*)to, _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int i = 0; i < kFloats; ++i) narrow(x[i], to[i]);
+#endif
+}
+
+// The first `count` elements only, the other lanes zero: for the end of a row.
+template <typename T>
+static inline Vec<Compute<T>> load_part(const T* from, int count) {
+  Vec<Compute<T>> x{};
+  for (int i = 0; i < count; ++i) x[i] = widen(from[i]);
+  return x;
+}
+template <typename T>
+static inline void store_part(T* to, Vec<Compute<T>> x, int count) {
+  for (int i = 0; i < count; ++i) narrow(x[i], to[i]);
+}
+
+// Stores around the cache, for outputs too large to be found there again; `to` must be aligned to a whole vector.
+static inline void stream(float* to, FloatVec x) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(to, (__m512)x);
+#elif defined(__AVX2__)
+  _mm256_stream_ps(to, (__m256)x);
+#else
+  store(to, x);
+#endif
+}
+
+static inline FloatVec max(FloatVec a, FloatVec b) { return a > b ? a : b; }
+static inline DoubleVec max(DoubleVec a, DoubleVec b) { return a > b ? a : b; }
+static inline FloatVec min(FloatVec a, FloatVec b) { return a < b ? a : b; }
+static inline DoubleVec min(DoubleVec a, DoubleVec b) { return a < b ? a : b; }
+
+template <typename Scalar, typename V = Vec<Scalar>>
+static inline Scalar sum(V x) {
+  Scalar total = 0;
+  for (int i = 0; i < kLanes<Scalar>; ++i) total += x[i];
+  return total;
+}
+
+}  // namespace hybridgen::HYBRIDGEN_ISA

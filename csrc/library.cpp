@@ -1,0 +1,25 @@
+// The table of contents: every operator of the extension, with its schema. CPU and CUDA files add the implementations,
+// hybridgen/ops adds fake kernels and gradients. Tensors are (batch, time, channels); activations are numbers, in the
+// order of hybridgen.ops.activations.ACTIVATIONS. `out` arguments may be the operator's own inputs where it says so.
+#include <torch/csrc/stable/library.h>
+
+#include "cpu/kernels.h"
+
+namespace {
+
+int64_t cpu_capability() { return static_cast<int64_t>(hybridgen::isa()); }
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(hybridgen_native, m) {
+  // 0 baseline, 1 AVX2, 2 AVX-512: which build of the CPU kernels runs.
+  m.def("cpu_capability() -> int");
+
+  // value * act(gate); shapes (..., D).
+  m.def("gated_activation(Tensor value, Tensor gate, int activation) -> Tensor");
+  m.def("gated_activation_backward(Tensor grad, Tensor value, Tensor gate, int activation) -> (Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(hybridgen_native, CompositeExplicitAutograd, m) {
+  m.impl("cpu_capability", TORCH_BOX(&cpu_capability));
+}

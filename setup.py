@@ -1,0 +1,170 @@
+"""Builds the C++ and CUDA extension; everything else about the package stands in pyproject.toml.
+
+The extension is two shared libraries on torch's stable ABI (2.10): one for the CPU, and one for CUDA, since that one
+loads only into a CUDA build of torch. They hold no Python code, so one build serves every later Python and torch.
+
+HYBRIDGEN_CUDA=auto|0|1 (default auto) says whether CUDA is built: auto builds it where nvcc and a CUDA torch are.
+TORCH_CUDA_ARCH_LIST names the GPU architectures, as everywhere in torch. HYBRIDGEN_NATIVE=0 builds nothing. Without a
+compiler, or without torch, the package installs all the same and runs on plain PyTorch.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+CSRC = Path("csrc")
+X86 = platform.machine() in {"x86_64", "AMD64"}
+FLAGS = ["-O3", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wno-maybe-uninitialized"]
+TORCH_DEFINES = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
+INSTRUCTION_SETS = {"baseline": []}
+if X86:
+    INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
+    INSTRUCTION_SETS["avx512"] = [*INSTRUCTION_SETS["avx2"], *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl"))]
+DEFAULT_ARCHITECTURES = "8.0;9.0;10.0+PTX"
+
+
+class Native(build_ext):
+    """Compiles the kernels once per instruction set and links each library without Python's own."""
+
+    def get_ext_filename(self, fullname):
+        """Name a library without the Python version that setuptools would put in."""
+        return fullname.replace(".", os.sep) + ".so"
+
+    def run(self):
+        """Build what can be built, and say what cannot."""
+        self.extensions = [extension for extension in self.extensions if self._wanted(extension)]
+        super().run()
+
+    def _wanted(self, extension):
+        if os.environ.get("HYBRIDGEN_NATIVE", "1") == "0":
+            return False
+        return not extension.name.endswith("_cuda") or cuda_wanted()
+
+    def build_extension(self, ext):
+        """Compile and link one library; only CUDA that was asked for by HYBRIDGEN_CUDA=1 must succeed."""
+        target = Path(self.get_ext_fullpath(ext.name))
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(self.build_temp)
+            scratch.mkdir(parents=True, exist_ok=True)
+            (build_cuda if ext.name.endswith("_cuda") else build_cpu)(target, scratch)
+        except (OSError, ImportError, subprocess.CalledProcessError) as error:
+            if ext.name.endswith("_cuda") and os.environ.get("HYBRIDGEN_CUDA") == "1":
+                raise
+            print(f"\nhybridgen: {ext.name} was not built ({error}).", file=sys.stderr)
+            print("hybridgen: the package works without it, on plain PyTorch, more slowly.\n", file=sys.stderr)
+
+
+class AnyPython(bdist_wheel):
+    """A wheel of one platform, for every Python."""
+
+    def get_tag(self):
+        """Replace Python's version and ABI by any."""
+        return ("py3", "none", super().get_tag()[2])
+
+
+def torch_paths():
+    """Torch's include and library folders."""
+    import torch
+
+    root = Path(torch.__file__).parent
+    return root / "include", root / "lib"
+
+
+def compile_all(jobs):
+    """Run compiler commands in parallel; the first that fails raises."""
+    for _, command in jobs:
+        print(" ".join(command), flush=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda job: subprocess.run(job[1], check=True), jobs))
+    return [str(output) for output, _ in jobs]
+
+
+def build_cpu(target, scratch):
+    """The library that every machine gets."""
+    compiler = os.environ.get("CXX", "g++" if sys.platform.startswith("linux") else "c++")
+    include, lib = torch_paths()
+    extra = os.environ.get("CXXFLAGS", "").split()
+    jobs = []
+    for source in [CSRC / "library.cpp", *sorted((CSRC / "cpu").glob("*.cpp"))]:
+        output = scratch / f"{source.stem}.o"
+        defines = [*TORCH_DEFINES, *(["-DHYBRIDGEN_X86"] if X86 else [])]
+        jobs.append((output, [compiler, *FLAGS, *extra, *defines, f"-isystem{include}", "-c", str(source), "-o", str(output)]))
+    for source in sorted((CSRC / "cpu" / "kernels").glob("*.cpp")):
+        for name, isa in INSTRUCTION_SETS.items():
+            output = scratch / f"{source.stem}.{name}.o"
+            options = ["-ffp-contract=fast", f"-DHYBRIDGEN_ISA={name}", *isa]
+            jobs.append((output, [compiler, *FLAGS, *extra, *options, "-c", str(source), "-o", str(output)]))
+    objects = compile_all(jobs)
+    link = [compiler, "-shared", *extra, *objects, f"-L{lib}", "-ltorch", "-ltorch_cpu", "-lc10", "-o", str(target)]
+    subprocess.run(link, check=True)
+
+
+def cuda_wanted():
+    """Whether to build the CUDA library."""
+    choice = os.environ.get("HYBRIDGEN_CUDA", "auto")
+    if choice not in {"auto", "0", "1"}:
+        sys.exit(f"HYBRIDGEN_CUDA must be auto, 0 or 1, but is {choice!r}")
+    if choice != "auto":
+        return choice == "1"
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.version.cuda is not None and nvcc() is not None
+
+
+def nvcc():
+    """The CUDA compiler, or None."""
+    from shutil import which
+
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
+    path = Path(home) / "bin" / "nvcc"
+    return str(path) if path.exists() else which("nvcc")
+
+
+def architecture_flags():
+    """Nvcc's flags for TORCH_CUDA_ARCH_LIST, such as "8.0;9.0+PTX"."""
+    flags = []
+    for entry in os.environ.get("TORCH_CUDA_ARCH_LIST", DEFAULT_ARCHITECTURES).replace(" ", ";").split(";"):
+        number = entry.removesuffix("+PTX").replace(".", "")
+        if number:
+            flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if entry.endswith("+PTX"):
+            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    return flags
+
+
+def build_cuda(target, scratch):
+    """The library for CUDA builds of torch; it can be compiled and linked without one."""
+    compiler = nvcc()
+    if compiler is None:
+        raise OSError("nvcc was not found; set CUDA_HOME")
+    include, lib = torch_paths()
+    options = ["-O3", "-std=c++20", "-Xcompiler=-fPIC,-fvisibility=hidden", *TORCH_DEFINES, "-DUSE_CUDA"]
+    jobs = []
+    for source in sorted((CSRC / "cuda").glob("*.cu")):
+        output = scratch / f"{source.stem}.cuda.o"
+        command = [compiler, *options, *architecture_flags(), f"-isystem={include}", "-c", str(source), "-o", str(output)]
+        jobs.append((output, command))
+    objects = compile_all(jobs)
+    if not (lib / "libtorch_cuda.so").exists():
+        # A CPU torch has no such library; an empty one of the same name stands in for it while linking.
+        lib_stub = scratch / "libtorch_cuda.so"
+        stub = ["g++", "-shared", "-Wl,-soname,libtorch_cuda.so", "-x", "c++", "/dev/null", "-o", str(lib_stub)]
+        subprocess.run(stub, check=True)
+    link = [compiler, "-shared", *objects, f"-L{lib}", f"-L{scratch}", "-cudart=static", "-Xlinker=--no-as-needed"]
+    subprocess.run([*link, "-ltorch_cuda", "-ltorch", "-ltorch_cpu", "-lc10", "-o", str(target)], check=True)
+
+
+setup(
+    ext_modules=[Extension(f"hybridgen._native_{kind}", [], optional=True) for kind in ("cpu", "cuda")],
+    cmdclass={"build_ext": Native, "bdist_wheel": AnyPython},
+)
