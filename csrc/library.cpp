@@ -15,9 +15,20 @@ STABLE_TORCH_LIBRARY(hybridgen_native, m) {
   // 0 baseline, 1 AVX2, 2 AVX-512: which build of the CPU kernels runs.
   m.def("cpu_capability() -> int");
 
-  // value * act(gate); shapes (..., D).
+  // ---- gated activation: value * act(gate), shapes (..., D) ----
   m.def("gated_activation(Tensor value, Tensor gate, int activation) -> Tensor");
   m.def("gated_activation_backward(Tensor grad, Tensor value, Tensor gate, int activation) -> (Tensor, Tensor)");
+
+  // ---- selective scan (Mamba-1) ----
+
+  // ---- causal convolution ----
+
+  // ---- state-space duality (Mamba-2) ----
+
+  // ---- residual addition and norm ----
+
+  // ---- linear map of few rows ----
+
 }
 
 STABLE_TORCH_LIBRARY_IMPL(hybridgen_native, CompositeExplicitAutograd, m) {
