@@ -21,7 +21,16 @@ from setuptools.command.build_ext import build_ext
 
 CSRC = Path("csrc")
 X86 = platform.machine() in {"x86_64", "AMD64"}
-FLAGS = ["-O3", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wno-maybe-uninitialized"]
+FLAGS = [
+    "-O3",
+    "-std=c++20",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wall",
+    "-Wno-maybe-uninitialized",
+]
 TORCH_DEFINES = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
 INSTRUCTION_SETS = {"baseline": []}
 if X86:
@@ -96,7 +105,9 @@ def build_cpu(target, scratch):
     for source in [CSRC / "library.cpp", *sorted((CSRC / "cpu").glob("*.cpp"))]:
         output = scratch / f"{source.stem}.o"
         defines = [*TORCH_DEFINES, *(["-DHYBRIDGEN_X86"] if X86 else [])]
-        jobs.append((output, [compiler, *FLAGS, *extra, *defines, f"-isystem{include}", "-c", str(source), "-o", str(output)]))
+        jobs.append(
+            (output, [compiler, *FLAGS, *extra, *defines, f"-isystem{include}", "-c", str(source), "-o", str(output)])
+        )
     for source in sorted((CSRC / "cpu" / "kernels").glob("*.cpp")):
         for name, isa in INSTRUCTION_SETS.items():
             output = scratch / f"{source.stem}.{name}.o"
@@ -152,7 +163,16 @@ def build_cuda(target, scratch):
     jobs = []
     for source in sorted((CSRC / "cuda").glob("*.cu")):
         output = scratch / f"{source.stem}.cuda.o"
-        command = [compiler, *options, *architecture_flags(), f"-isystem={include}", "-c", str(source), "-o", str(output)]
+        command = [
+            compiler,
+            *options,
+            *architecture_flags(),
+            f"-isystem={include}",
+            "-c",
+            str(source),
+            "-o",
+            str(output),
+        ]
         jobs.append((output, command))
     objects = compile_all(jobs)
     if not (lib / "libtorch_cuda.so").exists():

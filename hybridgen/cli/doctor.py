@@ -25,6 +25,12 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print everythin
 def _print_report(found: "Report") -> None:
     typer.echo(f"Python {found['python']} on {found['platform']}\n")
     print_table(["device", "name"], [[device["device"], device["name"]] for device in found["devices"]])
+    if found["native"]["instruction_set"]:
+        typer.echo(
+            f"\nThe bundled extension is loaded; on the CPU it runs its kernels for {found['native']['instruction_set']}."
+        )
+    for device, why in found["native"]["missing"].items():
+        typer.echo(f"\nThe bundled extension is not there for {device}: {why}.")
     typer.echo()
     packages = [[package["name"], _state(package), package["needed_for"]] for package in found["packages"]]
     print_table(["package", "version", "needed for"], packages)

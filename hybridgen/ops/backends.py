@@ -1,13 +1,14 @@
-"""Which code runs an operator: plain PyTorch, or CUDA kernels of mamba-ssm and causal-conv1d where they are installed.
+"""Which code runs an operator: plain PyTorch, our own extension, or CUDA kernels of mamba-ssm and causal-conv1d.
 
-`auto` takes a kernel whenever the tensors lie on a CUDA device, the package is there and the kernel can do the very
-call; otherwise plain PyTorch, silently. `torch` and `mamba_ssm` insist.
+`auto` takes the first of `mamba_ssm` and `native` that is there for the tensors' device and can do the very call;
+otherwise plain PyTorch. The other names insist.
 """
 
 import importlib.metadata
 import platform
 import threading
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal, TypedDict, get_args
@@ -15,6 +16,7 @@ from typing import Literal, TypedDict, get_args
 import torch
 
 from hybridgen.errors import BackendUnavailableError
+from hybridgen.ops import native
 from hybridgen.ops.kernels import (
     INSTALL_COMMANDS,
     INSTALL_NOTES,
@@ -24,9 +26,11 @@ from hybridgen.ops.kernels import (
     missing_kernel,
 )
 
-BackendName = Literal["auto", "torch", "mamba_ssm"]
+BackendName = Literal["auto", "torch", "native", "mamba_ssm"]
 BACKEND_NAMES: tuple[str, ...] = get_args(BackendName)
-OPERATORS: tuple[str, ...] = (*KERNELS, "gated_activation")
+OPERATORS: tuple[str, ...] = (*KERNELS, "gated_activation", "add_norm", "linear")
+_NATIVE_ON_CUDA = ("gated_activation",)
+_PREFERENCE = ("mamba_ssm", "native")
 
 
 class _Block:
@@ -61,7 +65,7 @@ def use_backend(name: BackendName) -> Iterator[None]:
     that are open in any of them count.
 
     Args:
-        name: `auto`, `torch` or `mamba_ssm`.
+        name: `auto`, `torch`, `native` or `mamba_ssm`. An operator that has no such backend at all goes by `auto`.
 
     Raises:
         BackendUnavailableError: There is no backend of this name.
@@ -82,42 +86,84 @@ def _current() -> str:
     return entered[-1].name if entered else "auto"
 
 
-def takes_kernel(
-    op: str, backend: str, device: torch.device, refusal: Callable[..., str | None], *arguments: object
-) -> bool:
-    """Decide whether a call goes to the CUDA kernel (True) or to plain PyTorch (False).
+def pick(
+    op: str, backend: str, device: torch.device, refusals: Mapping[str, Callable[..., str | None]], *arguments: object
+) -> str:
+    """Decide which backend runs a call.
 
     Args:
-        op: A key of `KERNELS`.
+        op: One of `OPERATORS`.
         backend: The call's own `backend=` argument; `auto` leaves it to `use_backend`.
         device: Where the call's tensors lie.
-        refusal: Says why the kernel cannot do this very call, or None. Asked only when everything else is there.
-        arguments: What `refusal` judges.
+        refusals: The backends that the operator has besides `torch`; each says why it cannot do this very call, or
+            None. Asked only when everything else is there.
+        arguments: What the refusals judge.
+
+    Returns:
+        `torch`, or a key of `refusals`.
 
     Raises:
-        BackendUnavailableError: There is no such backend, or `mamba_ssm` was asked for and cannot do the call.
+        BackendUnavailableError: There is no such backend, or the one that was asked for cannot do the call.
     """
     name = _current() if backend == "auto" else backend
-    if name == "torch" or (name == "auto" and device.type not in KERNEL_DEVICES):
-        return False
+    if name == "torch":
+        return name
     _check_name(name)
-    missing = missing_kernel(op)
-    reason = missing or _wrong_device(device.type) or refusal(*arguments)
-    if reason is not None and name == "mamba_ssm":
-        advice = install_advice(op) if missing else "backend='torch' or 'auto' can"
-        raise BackendUnavailableError(f"{op}: backend 'mamba_ssm' cannot do this call: {reason}; {advice}")
-    return reason is None
+    if name in refusals:
+        reason = _unavailable(name, op, device.type) or refusals[name](*arguments)
+        if reason is None:
+            return name
+        raise BackendUnavailableError(f"{op}: backend {name!r} cannot do this call: {reason}; {_advice(name, op)}")
+    if name != "auto" and backend != "auto":
+        raise BackendUnavailableError(f"{op}: there is no backend {name!r} for it; backend='torch' or 'auto' can")
+    for candidate in _PREFERENCE:
+        if (
+            candidate in refusals
+            and _unavailable(candidate, op, device.type) is None
+            and refusals[candidate](*arguments) is None
+        ):
+            return candidate
+    if device.type == "cpu" and not native.LOADED and not torch.compiler.is_compiling():
+        _warn_of_slowness()
+    return "torch"
+
+
+def _unavailable(name: str, op: str, device_type: str) -> str | None:
+    """Why an operator's backend is not there for a kind of device, whatever the call; None if it is."""
+    if name == "mamba_ssm":
+        missing = missing_kernel(op)
+        if missing is None and device_type not in KERNEL_DEVICES:
+            return f"its kernel runs on {' and '.join(KERNEL_DEVICES)} only, not on {device_type}"
+        return missing
+    if device_type == "cuda" and op not in _NATIVE_ON_CUDA:
+        return "hybridgen's extension has no CUDA kernel for it"
+    return native.missing(device_type)
+
+
+def _advice(name: str, op: str) -> str:
+    if name == "mamba_ssm" and missing_kernel(op):
+        return install_advice(op)
+    if name == "native" and not native.LOADED:
+        return f"build it with `{native.BUILD_COMMAND}`"
+    return "backend='torch' or 'auto' can"
+
+
+_warned: list[str] = []
+
+
+def _warn_of_slowness() -> None:
+    """Say once that plain PyTorch does what the extension would do faster."""
+    if not _warned:
+        _warned.append(str(native.missing("cpu")))
+        warnings.warn(
+            f"{_warned[0]}: plain PyTorch runs in its place, more slowly; build it with `{native.BUILD_COMMAND}`",
+            stacklevel=2,
+        )
 
 
 def _check_name(name: str) -> None:
     if name not in BACKEND_NAMES:
         raise BackendUnavailableError(f"there is no backend {name!r}; the names are {', '.join(BACKEND_NAMES)}")
-
-
-def _wrong_device(device_type: str) -> str | None:
-    if device_type in KERNEL_DEVICES:
-        return None
-    return f"its kernel runs on {' and '.join(KERNEL_DEVICES)} only, not on {device_type}"
 
 
 class PackageReport(TypedDict):
@@ -147,6 +193,13 @@ class OperatorReport(TypedDict):
     others: dict[str, str]
 
 
+class NativeReport(TypedDict):
+    """Our own extension: the instruction set that it uses, and per device why it is not there."""
+
+    instruction_set: str | None
+    missing: dict[str, str]
+
+
 class Report(TypedDict):
     """What this machine has, for `hybridgen doctor`."""
 
@@ -154,6 +207,7 @@ class Report(TypedDict):
     platform: str
     packages: list[PackageReport]
     devices: list[DeviceReport]
+    native: NativeReport
     operators: list[OperatorReport]
 
 
@@ -179,6 +233,10 @@ def report() -> Report:
         "platform": platform.platform(),
         "packages": [_package(name, needed_for) for name, needed_for in _PACKAGES.items()],
         "devices": devices,
+        "native": {
+            "instruction_set": native.instruction_set() if native.LOADED else None,
+            "missing": {kind: reason for kind in kinds if (reason := native.missing(kind)) is not None},
+        },
         "operators": [_operator(op, kind) for op in OPERATORS for kind in kinds],
     }
 
@@ -213,11 +271,9 @@ def _devices() -> list[DeviceReport]:
 
 
 def _operator(op: str, kind: str) -> OperatorReport:
-    if op in KERNELS:
-        reason = "; ".join(filter(None, (_wrong_device(kind), missing_kernel(op)))) or None
-    else:
-        reason = "mamba-ssm has no kernel of its own for it"
-    if reason is None:
-        other = {"torch": "the CUDA kernel is faster; calls that it cannot do still run here"}
-        return {"operator": op, "device": kind, "backend": "mamba_ssm", "others": other}
-    return {"operator": op, "device": kind, "backend": "torch", "others": {"mamba_ssm": reason}}
+    others = {name: _unavailable(name, op, kind) for name in _PREFERENCE if name == "native" or op in KERNELS}
+    taken = next((name for name, reason in others.items() if reason is None), "torch")
+    reasons = {name: reason or f"{taken} comes first" for name, reason in others.items() if name != taken}
+    if taken != "torch":
+        reasons["torch"] = "slower; calls that the kernel cannot do still run here"
+    return {"operator": op, "device": kind, "backend": taken, "others": reasons}

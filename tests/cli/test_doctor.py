@@ -5,6 +5,7 @@ from importlib.metadata import version
 
 import pytest
 
+from hybridgen.ops import native
 from hybridgen.ops.backends import OPERATORS, report
 from tests.cli.conftest import Program
 
@@ -15,8 +16,9 @@ def test_packages_operators_and_reasons_are_listed(hybridgen: Program) -> None:
     lines = {line.split()[0]: line for line in result.out.splitlines() if line}
     assert lines["torch"].split()[1] == version("torch")
     for op in OPERATORS:
-        assert lines[op].split()[1:3] == ["cpu", "torch"]
-        assert "mamba_ssm: " in lines[op]
+        assert lines[op].split()[1:3] == ["cpu", "native"]
+        assert "torch: slower" in lines[op]
+    assert f"kernels for {native.instruction_set()}" in result.out
 
 
 def test_missing_kernels_come_with_their_installation(hybridgen: Program, monkeypatch: pytest.MonkeyPatch) -> None:

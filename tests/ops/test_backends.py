@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hybridgen.errors import BackendUnavailableError
-from hybridgen.ops import backends, kernels
+from hybridgen.ops import backends, kernels, native
 from hybridgen.ops.backends import OPERATORS, report, use_backend
 from hybridgen.ops.causal_conv1d import causal_conv1d
 from hybridgen.ops.selective_scan import selective_scan
@@ -86,7 +86,7 @@ def test_the_context_chooses_and_the_argument_wins(nothing_installed):
 
 
 def test_unknown_names_are_refused(no_shape_checks):
-    message = "there is no backend 'triton'; the names are auto, torch, mamba_ssm"
+    message = "there is no backend 'triton'; the names are auto, torch, native, mamba_ssm"
     with pytest.raises(BackendUnavailableError) as error, use_backend("triton"):
         pass
     assert str(error.value) == message
@@ -194,16 +194,31 @@ def test_report_is_plain_data_about_every_operator(nothing_installed):
     assert "MAMBA_FORCE_BUILD=TRUE" in packages["mamba-ssm"]["install"]
     rows = {row["operator"]: row for row in data["operators"] if row["device"] == "cpu"}
     assert set(rows) == set(OPERATORS)
-    assert all(row["backend"] == "torch" for row in rows.values())
+    assert all(row["backend"] == "native" for row in rows.values())
     assert rows["ssd_scan"]["others"] == {
-        "mamba_ssm": "its kernel runs on cuda only, not on cpu; mamba-ssm is not installed"
+        "mamba_ssm": "mamba-ssm is not installed",
+        "torch": "slower; calls that the kernel cannot do still run here",
     }
+    assert data["native"] == {"instruction_set": native.instruction_set(), "missing": {}}
+
+
+def test_without_the_extension_plain_torch_runs_and_one_warning_says_so(monkeypatch):
+    monkeypatch.setattr(native, "LOADED", False)
+    monkeypatch.setattr(native, "_MISSING", {"cpu": "it was not built", "cuda": "it was not built"})
+    monkeypatch.setattr(backends, "_warned", [])
+    with pytest.warns(UserWarning, match="it was not built: plain PyTorch runs in its place, more slowly; build it"):
+        _conv()
+    _conv()
+    with pytest.raises(BackendUnavailableError, match="backend 'native' cannot do this call: it was not built; build"):
+        _conv(backend="native")
+    assert {row["backend"] for row in report()["operators"]} == {"torch"}
 
 
 def test_report_names_the_kernels_where_they_run(monkeypatch):
     FakeKernels(monkeypatch)
     rows = {row["operator"]: row["backend"] for row in report()["operators"]}
-    assert rows.pop("gated_activation") == "torch"
+    ours = {op: rows.pop(op) for op in ("gated_activation", "add_norm", "linear")}
+    assert set(ours.values()) == {"native"}
     assert set(rows.values()) == {"mamba_ssm"}
 
 

@@ -49,9 +49,8 @@ def causal_conv1d(
         },
     )
 
-    if backends.takes_kernel(
-        "causal_conv1d", backend, x.device, mamba_ssm.scan_refusal, x, weight, bias, activation, initial_state, resets
-    ):
+    arguments = (x, weight, bias, activation, initial_state, resets)
+    if backends.pick("causal_conv1d", backend, x.device, {"mamba_ssm": mamba_ssm.scan_refusal}, *arguments) != "torch":
         return mamba_ssm.causal_conv1d_kernel(x, weight, bias, activation, initial_state, resets)
     return causal_conv1d_plain(x, weight, bias, activation, initial_state, resets)
 
@@ -83,8 +82,8 @@ def causal_conv1d_update(
         {"state": (state, (batch, C, K - 1)), "weight": (weight, (C, K)), "bias": (bias, (C,))},
     )
 
-    if backends.takes_kernel(
-        "causal_conv1d_update", backend, x.device, mamba_ssm.update_refusal, x, state, weight, bias, activation
-    ):
+    refusals = {"mamba_ssm": mamba_ssm.update_refusal}
+    arguments = (x, state, weight, bias, activation)
+    if backends.pick("causal_conv1d_update", backend, x.device, refusals, *arguments) == "mamba_ssm":
         return mamba_ssm.causal_conv1d_update_kernel(x, state, weight, bias, activation)
     return causal_conv1d_update_plain(x, state, weight, bias, activation)

@@ -66,7 +66,8 @@ def selective_scan(
     )
     check_groups("selective_scan", "channels", channels, G)
 
-    if backends.takes_kernel("selective_scan", backend, u.device, mamba_ssm.scan_refusal, u, dt, A, B, C, z, resets):
+    refusals = {"mamba_ssm": mamba_ssm.scan_refusal}
+    if backends.pick("selective_scan", backend, u.device, refusals, u, dt, A, B, C, z, resets) == "mamba_ssm":
         return mamba_ssm.selective_scan_kernel(u, dt, A, B, C, D, z, dt_bias, gate_activation, initial_state)
     return selective_scan_plain(u, dt, A, B, C, D, z, dt_bias, gate_activation, initial_state, resets)
 
@@ -113,8 +114,8 @@ def selective_state_update(
     )
     check_groups("selective_state_update", "channels", channels, G)
 
-    if backends.takes_kernel(
-        "selective_state_update", backend, u.device, mamba_ssm.update_refusal, state, u, dt, A, B, C, D, z, dt_bias
-    ):
+    refusals = {"mamba_ssm": mamba_ssm.update_refusal}
+    arguments = (state, u, dt, A, B, C, D, z, dt_bias)
+    if backends.pick("selective_state_update", backend, u.device, refusals, *arguments) == "mamba_ssm":
         return mamba_ssm.selective_state_update_kernel(state, u, dt, A, B, C, D, z, dt_bias, gate_activation)
     return selective_state_update_plain(state, u, dt, A, B, C, D, z, dt_bias, gate_activation)

@@ -68,8 +68,8 @@ def ssd_scan(
     if chunk_size < 1:
         raise ShapeError(f"ssd_scan: chunk_size must be at least 1, but is {chunk_size}")
 
-    takes_kernel = backends.takes_kernel("ssd_scan", backend, x.device, mamba_ssm.scan_refusal, x, dt, B, C)
-    scan = mamba_ssm.ssd_scan_kernel if takes_kernel else ssd_scan_plain
+    taken = backends.pick("ssd_scan", backend, x.device, {"mamba_ssm": mamba_ssm.scan_refusal}, x, dt, B, C)
+    scan = mamba_ssm.ssd_scan_kernel if taken == "mamba_ssm" else ssd_scan_plain
     return scan(x, dt, A, B, C, D, dt_bias, dt_limit, chunk_size, initial_state, resets)
 
 
@@ -113,8 +113,7 @@ def ssd_update(
     )
     check_groups("ssd_update", "heads", H, G)
 
-    takes_kernel = backends.takes_kernel(
-        "ssd_update", backend, x.device, mamba_ssm.update_refusal, state, x, dt, A, B, C, D, dt_bias
-    )
-    update = mamba_ssm.ssd_update_kernel if takes_kernel else ssd_update_plain
+    refusals = {"mamba_ssm": mamba_ssm.update_refusal}
+    taken = backends.pick("ssd_update", backend, x.device, refusals, state, x, dt, A, B, C, D, dt_bias)
+    update = mamba_ssm.ssd_update_kernel if taken == "mamba_ssm" else ssd_update_plain
     return update(state, x, dt, A, B, C, D, dt_bias, dt_limit)
