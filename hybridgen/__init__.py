@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hybridgen.allocator import keep_memory as keep_memory
     from hybridgen.builder import build as build
     from hybridgen.checkpoint import load as load
     from hybridgen.checkpoint import save as save
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "keep_memory": "hybridgen.allocator",
     "build": "hybridgen.builder",
     "load": "hybridgen.checkpoint",
     "save": "hybridgen.checkpoint",

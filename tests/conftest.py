@@ -5,6 +5,14 @@ import pytest
 
 # jaxtyping's import hook reaches the checker as an attribute of `tests`, so it must be loaded before the package.
 import tests.helpers.shapes  # noqa: F401
+from hybridgen.ops.backends import use_backend
+
+
+@pytest.fixture(params=["native", "torch"])
+def each_backend(request):
+    """Runs a test with our own extension, then with plain PyTorch."""
+    with use_backend(request.param):
+        yield request.param
 
 
 @pytest.fixture

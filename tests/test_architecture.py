@@ -16,6 +16,7 @@ FILES = {"atomic", "weight_files", "weight_names"}
 # What each part may import besides itself. A part is a package or a module directly under hybridgen/.
 ARROWS = {
     "errors": set(),
+    "allocator": set(),
     "spec": {"errors"},
     "ops": {"errors"},
     **{name: {"errors"} for name in FILES},
@@ -24,7 +25,7 @@ ARROWS = {
     "builder": PARTS_OF_A_MODEL,
     "checkpoint": PARTS_OF_A_MODEL | FILES | {"builder"},
     "interop": PARTS_OF_A_MODEL | FILES | {"builder", "checkpoint"},
-    "cli": PARTS_OF_A_MODEL | {"__init__", "ops", "builder", "checkpoint", "interop", "weight_files"},
+    "cli": PARTS_OF_A_MODEL | {"__init__", "allocator", "ops", "builder", "checkpoint", "interop", "weight_files"},
 }
 PUBLIC_NAMES = "__init__"  # hybridgen/__init__.py imports any part, but only when a name is used
 OPTIONAL = {"transformers", "mamba_ssm", "causal_conv1d"}

@@ -27,7 +27,8 @@ def _print_report(found: "Report") -> None:
     print_table(["device", "name"], [[device["device"], device["name"]] for device in found["devices"]])
     if found["native"]["instruction_set"]:
         typer.echo(
-            f"\nThe bundled extension is loaded; on the CPU it runs its kernels for {found['native']['instruction_set']}."
+            "\nThe bundled extension is loaded; on the CPU it runs its "
+            f"kernels for {found['native']['instruction_set']}."
         )
     for device, why in found["native"]["missing"].items():
         typer.echo(f"\nThe bundled extension is not there for {device}: {why}.")

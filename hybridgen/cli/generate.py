@@ -37,9 +37,11 @@ def generate(
     """Continue token ids with a saved model; prints the new ids, separated by spaces."""
     import torch
 
+    from hybridgen.allocator import keep_memory
     from hybridgen.checkpoint import load
     from hybridgen.model.generate import generate as generate_ids
 
+    keep_memory()
     model = load(model_dir, device=device, dtype=dtype and dtype.value)
     prompt = torch.tensor([_parse_prompt(prompt_ids, model.spec)], device=model.device)
     ids = generate_ids(

@@ -8,12 +8,15 @@ from tests.helpers.golden import ATOL, GRADIENT_RTOL, NAMES, load_case, run, run
 
 WITH_GRADIENTS = [name for name in NAMES if load_case(name).gradients]
 
+BACKENDS = pytest.mark.usefixtures("each_backend")
+
 
 def test_all_cases_are_here():
     assert len(NAMES) == 9
     assert len(WITH_GRADIENTS) == 8
 
 
+@BACKENDS
 @pytest.mark.parametrize("name", NAMES)
 def test_output_matches(name):
     case = load_case(name)
@@ -21,6 +24,7 @@ def test_output_matches(name):
         torch.testing.assert_close(run(case, case.model(), case.input), case.output, rtol=0, atol=ATOL)
 
 
+@BACKENDS
 @pytest.mark.parametrize("name", NAMES)
 def test_prefill_and_steps_match(name):
     case = load_case(name)
@@ -29,6 +33,7 @@ def test_prefill_and_steps_match(name):
     torch.testing.assert_close(output, case.output_prefill_step, rtol=0, atol=ATOL)
 
 
+@BACKENDS
 @pytest.mark.parametrize("name", WITH_GRADIENTS)
 def test_gradients_match(name):
     case = load_case(name)

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from tests.helpers.mixer_cases import CASES, D_MODEL, MIXER_CASES, make
 from tests.helpers.naive import NAIVE
 
+pytestmark = pytest.mark.usefixtures("each_backend")
 CASE = pytest.mark.parametrize("case", CASES)
 # Lengths around the chunk (64), one far beyond it, and the smallest.
 LENGTHS = (1, 63, 64, 65, 257)
