@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from hybridgen.errors import BackendUnavailableError
+from hybridgen.ops import native
 from hybridgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
+from hybridgen.ops.gated_activation import gated_activation
 from hybridgen.ops.selective_scan import selective_scan, selective_state_update
 from hybridgen.ops.ssd import ssd_scan, ssd_update
 
-BACKENDS = ("torch", "mamba_ssm")
+BACKENDS = ("torch", "native", "mamba_ssm")
 ROOT = Path(__file__).parent.parent
 
 
@@ -39,6 +41,7 @@ def make_cases(device: str, rows: int, length: int, width: int) -> dict[str, Cal
     scan_state = torch.zeros(rows, width, 16, device=device)
     ssd_state = torch.zeros(rows, heads, 64, state, device=device)
     return {
+        "gated_activation": lambda b: gated_activation(x, dt, "silu", backend=b),
         "causal_conv1d": lambda b: causal_conv1d(x, weight, bias, "silu", backend=b)[0],
         "selective_scan": lambda b: selective_scan(x, dt, decay1, narrow, narrow, skip, x, backend=b)[0],
         "ssd_scan": lambda b: ssd_scan(by_head, dt_head, decay2, wide, wide, backend=b)[0],
@@ -85,6 +88,31 @@ def time_operators(device: str, size: tuple[int, int, int]) -> list[dict[str, An
     ]
 
 
+def gate_bandwidth(device: str, shape: tuple[int, int], repeats: int = 100) -> list[dict[str, Any]]:
+    """Compares the gate's memory traffic per second with that of a plain copy, launches in a row, per dtype and way."""
+    rows = []
+    for dtype in (torch.bfloat16, torch.float32):
+        value, gate, grad = (torch.randn(shape, device=device, dtype=dtype) for _ in range(3))
+        target = torch.empty_like(value)
+        number = native.activation_number("silu")
+
+        def many(call: Callable[[], Any]) -> float:
+            return seconds_per_call(lambda: [call() for _ in range(repeats)], device, 5) / repeats
+
+        size = value.numel() * value.element_size()
+        copy = 2 * size / many(lambda: target.copy_(value))
+        calls = {
+            "forward": (3, lambda: native.OPS.gated_activation(value, gate, number)),
+            "backward": (5, lambda: native.OPS.gated_activation_backward(grad, value, gate, number)),
+        }
+        for way, (tensors, call) in calls.items():
+            rate = tensors * size / many(call)
+            rows.append(
+                {"dtype": str(dtype), "way": way, "GB/s": rate / 1e9, "copy GB/s": copy / 1e9, "ratio": rate / copy}
+            )
+    return rows
+
+
 def run_tests() -> dict[str, Any]:
     """Runs the tests marked gpu; shapes are checked too where beartype is installed."""
     # The kernels' packages warn of things that are not ours to mend.
@@ -111,8 +139,11 @@ def main() -> int:
     for row in table:
         times = [f"{row[key]:9.3f} ms" if key in row else " " * 12 for key in ("forward_ms", "training_ms")]
         print(f"{row['op']:24}{row['backend']:11}{times[0]}  {times[1]}  {row.get('unavailable', '')[:80]}")
+    gates = [] if native.missing(options.device) else gate_bandwidth(options.device, (16384, 8192))
+    for row in gates:
+        print(f"gate {row['dtype']:15}{row['way']:9}{row['GB/s']:8.0f} GB/s, {row['ratio']:.2f} of a copy")
     name = torch.cuda.get_device_name() if options.device != "cpu" else "cpu"
-    report = {"device": name, "torch": torch.__version__, "tests": tests, "times": table}
+    report = {"device": name, "torch": torch.__version__, "tests": tests, "times": table, "gate": gates}
     options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return int(tests["exit_status"])
 
