@@ -88,29 +88,23 @@ def time_operators(device: str, size: tuple[int, int, int]) -> list[dict[str, An
     ]
 
 
-def gate_bandwidth(device: str, shape: tuple[int, int], repeats: int = 100) -> list[dict[str, Any]]:
-    """Compares the gate's memory traffic per second with that of a plain copy, launches in a row, per dtype and way."""
-    rows = []
-    for dtype in (torch.bfloat16, torch.float32):
-        value, gate, grad = (torch.randn(shape, device=device, dtype=dtype) for _ in range(3))
-        target = torch.empty_like(value)
-        number = native.activation_number("silu")
-
-        def many(call: Callable[[], Any]) -> float:
-            return seconds_per_call(lambda: [call() for _ in range(repeats)], device, 5) / repeats
-
-        size = value.numel() * value.element_size()
-        copy = 2 * size / many(lambda: target.copy_(value))
-        calls = {
-            "forward": (3, lambda: native.OPS.gated_activation(value, gate, number)),
-            "backward": (5, lambda: native.OPS.gated_activation_backward(grad, value, gate, number)),
-        }
-        for way, (tensors, call) in calls.items():
-            rate = tensors * size / many(call)
-            rows.append(
-                {"dtype": str(dtype), "way": way, "GB/s": rate / 1e9, "copy GB/s": copy / 1e9, "ratio": rate / copy}
-            )
-    return rows
+def gate_bandwidth(device: str, shape: tuple[int, int], dtype: torch.dtype) -> list[dict[str, Any]]:
+    """Compares the gate's memory traffic per second with that of a plain copy, 100 launches in a row."""
+    value, gate, grad = (torch.randn(shape, device=device, dtype=dtype) for _ in range(3))
+    target, number = torch.empty_like(value), native.activation_number("silu")
+    calls: dict[str, tuple[int, Callable[[], Any]]] = {
+        "copy": (2, lambda: target.copy_(value)),
+        "forward": (3, lambda: native.OPS.gated_activation(value, gate, number)),
+        "backward": (5, lambda: native.OPS.gated_activation_backward(grad, value, gate, number)),
+    }
+    rates = {}
+    for way, (tensors, call) in calls.items():
+        seconds = seconds_per_call(lambda call=call: [call() for _ in range(100)], device, 5) / 100
+        rates[way] = tensors * value.numel() * value.element_size() / seconds / 1e9
+    return [
+        {"dtype": str(dtype), "way": way, "GB/s": rates[way], "ratio": rates[way] / rates["copy"]}
+        for way in ("forward", "backward")
+    ]
 
 
 def run_tests() -> dict[str, Any]:
@@ -139,7 +133,10 @@ def main() -> int:
     for row in table:
         times = [f"{row[key]:9.3f} ms" if key in row else " " * 12 for key in ("forward_ms", "training_ms")]
         print(f"{row['op']:24}{row['backend']:11}{times[0]}  {times[1]}  {row.get('unavailable', '')[:80]}")
-    gates = [] if native.missing(options.device) else gate_bandwidth(options.device, (16384, 8192))
+    gates = []
+    if native.missing(options.device) is None:
+        for dtype in (torch.bfloat16, torch.float32):
+            gates += gate_bandwidth(options.device, (16384, 8192), dtype)
     for row in gates:
         print(f"gate {row['dtype']:15}{row['way']:9}{row['GB/s']:8.0f} GB/s, {row['ratio']:.2f} of a copy")
     name = torch.cuda.get_device_name() if options.device != "cpu" else "cpu"
