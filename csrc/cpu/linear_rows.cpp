@@ -1,0 +1,42 @@
+#include "linear_rows.h"
+
+#include "tensors.h"
+
+namespace hybridgen {
+
+namespace {
+
+Tensor linear_rows(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+  const char* op = "linear_rows";
+  const Element element = element_of(op, "x", x);
+  STD_TORCH_CHECK(element != Element::kFloat64, op, ": x must be float32, bfloat16 or float16, but is float64");
+  STD_TORCH_CHECK(x.dim() == 2 && weight.dim() == 2, op, ": x and weight must have two dimensions, but x has shape ",
+                  shape_text(x), " and weight ", shape_text(weight));
+  const int64_t rows = x.size(0), inputs = x.size(1), outputs = weight.size(0);
+  check_shape(op, "weight", weight, {outputs, inputs});
+  check_shape(op, "bias", bias, {outputs});
+  check_dtype(op, "weight", weight, x.scalar_type());
+  check_dtype(op, "bias", bias, x.scalar_type());
+  const Tensor values = dense_rows(x), weights = dense_rows(weight);
+  std::optional<Tensor> biases;
+  if (bias) biases = dense_rows(*bias);
+  std::vector<float> wide(rows * inputs);
+  best::widen_rows(wide.data(), values.const_data_ptr(), element, values.stride(0), rows, inputs);
+  Tensor out = empty_like(x, {rows, outputs});
+  const LinearRows args{
+      out.mutable_data_ptr(), wide.data(), weights.const_data_ptr(),
+      biases ? biases->const_data_ptr() : nullptr,
+      rows, inputs, outputs, weights.stride(0), element};
+  torch::stable::parallel_for(0, outputs, grain(inputs), [&](int64_t first, int64_t last) {
+    best::linear_rows(args, first, last);
+  });
+  return out;
+}
+
+}  // namespace
+
+}  // namespace hybridgen
+
+STABLE_TORCH_LIBRARY_IMPL(hybridgen_native, CPU, m) {
+  m.impl("linear_rows", TORCH_BOX(&hybridgen::linear_rows));
+}
