@@ -27,7 +27,7 @@ STABLE_TORCH_LIBRARY(hybridgen_native, m) {
 
   // ---- residual addition and norm ----
 
-  // ---- linear map of few rows: x (M, K), weight (O, K), bias (O) -> (M, O), any M, fast for small ones ----
+  // ---- linear map of few rows: x (..., K), weight (O, K), bias (O) -> (..., O); any number, fast for few ----
   m.def("linear_rows(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
 
 }

@@ -10,19 +10,22 @@ Tensor linear_rows(const Tensor& x, const Tensor& weight, const std::optional<Te
   const char* op = "linear_rows";
   const Element element = element_of(op, "x", x);
   STD_TORCH_CHECK(element != Element::kFloat64, op, ": x must be float32, bfloat16 or float16, but is float64");
-  STD_TORCH_CHECK(x.dim() == 2 && weight.dim() == 2, op, ": x and weight must have two dimensions, but x has shape ",
-                  shape_text(x), " and weight ", shape_text(weight));
-  const int64_t rows = x.size(0), inputs = x.size(1), outputs = weight.size(0);
+  STD_TORCH_CHECK(x.dim() >= 1 && weight.dim() == 2, op, ": x must have one dimension or more and weight two, but x has ",
+                  "shape ", shape_text(x), " and weight ", shape_text(weight));
+  const Rows values = as_rows(x);
+  const int64_t rows = values.count, inputs = values.columns, outputs = weight.size(0);
   check_shape(op, "weight", weight, {outputs, inputs});
   check_shape(op, "bias", bias, {outputs});
   check_dtype(op, "weight", weight, x.scalar_type());
   check_dtype(op, "bias", bias, x.scalar_type());
-  const Tensor values = dense_rows(x), weights = dense_rows(weight);
+  const Tensor weights = dense_rows(weight);
   std::optional<Tensor> biases;
   if (bias) biases = dense_rows(*bias);
   std::vector<float> wide(rows * inputs);
-  best::widen_rows(wide.data(), values.const_data_ptr(), element, values.stride(0), rows, inputs);
-  Tensor out = empty_like(x, {rows, outputs});
+  best::widen_rows(wide.data(), values.tensor.const_data_ptr(), element, values.stride, rows, inputs);
+  std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
+  shape.back() = outputs;
+  Tensor out = empty_like(x, shape);
   const LinearRows args{
       out.mutable_data_ptr(), wide.data(), weights.const_data_ptr(),
       biases ? biases->const_data_ptr() : nullptr,

@@ -34,6 +34,20 @@ __attribute__((always_inline)) static inline void unrolled(const Body& body) {
   }
 }
 
+// Fused wherever the machine can: left to itself, the compiler fuses some of several equal expressions only.
+static inline FloatVec multiply_add(FloatVec a, FloatVec b, FloatVec sum) {
+#if defined(__AVX512F__)
+  return (FloatVec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
+#elif defined(__AVX2__)
+  return (FloatVec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)sum);
+#elif defined(__FP_FAST_FMAF)
+  for (int i = 0; i < kFloats; ++i) sum[i] = __builtin_fmaf(a[i], b[i], sum[i]);
+  return sum;
+#else
+  return sum + a * b;
+#endif
+}
+
 template <int distance, int... lane>
 static inline FloatVec swapped(FloatVec x, std::integer_sequence<int, lane...>) {
   return __builtin_shufflevector(x, x, (lane ^ distance)...);
@@ -66,7 +80,7 @@ static inline void multiply_block(const LinearRows& args, const float* x, T* out
       unrolled<block>([&](auto j) { w[j] = load(weight + j * stride + at); });
       unrolled<rows>([&](auto i) {
         const FloatVec value = load(x + i * inputs + at);
-        unrolled<block>([&](auto j) { sums[i][j] += value * w[j]; });
+        unrolled<block>([&](auto j) { sums[i][j] = multiply_add(value, w[j], sums[i][j]); });
       });
     });
   }
@@ -74,7 +88,9 @@ static inline void multiply_block(const LinearRows& args, const float* x, T* out
     const int count = inputs - k < kFloats ? static_cast<int>(inputs - k) : kFloats;
     unrolled<rows>([&](auto i) {
       const FloatVec value = load_part(x + i * inputs + k, count);
-      unrolled<block>([&](auto j) { sums[i][j] += value * load_part(weight + j * stride + k, count); });
+      unrolled<block>([&](auto j) {
+        sums[i][j] = multiply_add(value, load_part(weight + j * stride + k, count), sums[i][j]);
+      });
     });
   }
   const T* bias = static_cast<const T*>(args.bias);
