@@ -34,7 +34,8 @@ STABLE_TORCH_LIBRARY(hybridgen_native, m) {
 
   // ---- residual addition and norm ----
 
-  // ---- linear map of few rows ----
+  // ---- linear map of few rows: x (..., K), weight (O, K), bias (O) -> (..., O); any number, fast for few ----
+  m.def("linear_rows(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
 
 }
 

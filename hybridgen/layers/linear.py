@@ -6,6 +6,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from hybridgen.ops.linear import linear
+
 
 @runtime_checkable
 class Initialised(Protocol):
@@ -28,6 +30,10 @@ def uniform(shape: torch.Size, bound: float, generator: torch.Generator) -> Tens
 class Linear(nn.Linear):
     """A linear map: weights start uniform in +-1/sqrt(in_features), biases at zero."""
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps the last axis."""
+        return linear(x, self.weight, self.bias)
+
     def initial_value(self, name: str, generator: torch.Generator) -> Tensor:
         """Returns the starting value of `weight` or `bias`."""
         if name == "bias":
@@ -43,6 +49,10 @@ class BranchOutput(nn.Linear):
     """
 
     init_scale: float = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps the last axis."""
+        return linear(x, self.weight, self.bias)
 
     def initial_value(self, name: str, generator: torch.Generator) -> Tensor:
         """Returns the starting value of `weight` or `bias`."""

@@ -14,6 +14,7 @@ from hybridgen.layers.mixers.base import Mixer, MixerState, before, is_single_st
 from hybridgen.layers.norms import upcast
 from hybridgen.layers.span import Span
 from hybridgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
+from hybridgen.ops.linear import linear
 from hybridgen.ops.selective_scan import selective_scan, selective_state_update
 from hybridgen.spec.mixers import Mamba1Spec
 
@@ -184,4 +185,4 @@ class Mamba1(Mixer):
         dt, B, C = self.x_proj(value).split(sizes, dim=-1)
         if self.spec.bcdt_norm != "none":
             dt, B, C = self.dt_norm(dt), self.B_norm(B), self.C_norm(C)
-        return F.linear(dt, self.dt_proj.weight), B, C
+        return linear(dt, self.dt_proj.weight), B, C
