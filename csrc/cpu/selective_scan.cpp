@@ -12,6 +12,7 @@ namespace {
 using MaybeTensor = std::optional<Tensor>;
 
 constexpr const char* kScan = "selective_scan";
+constexpr const char* kBackward = "selective_scan_backward";
 constexpr const char* kUpdate = "selective_state_update";
 
 // The inputs of a scan in the layouts that the kernels read; it holds the copies that this takes.
@@ -62,6 +63,13 @@ struct Inputs {
     resets = resets_;
   }
 };
+
+// The sum over the first dimension.
+Tensor total(const Tensor& parts) {
+  const int64_t dim = 0;
+  return parts.size(0) == 1 ? torch::stable::select(parts, 0, 0)
+                            : torch::stable::sum(parts, torch::headeronly::IntHeaderOnlyArrayRef(&dim, 1));
+}
 
 const void* data(const MaybeTensor& tensor) { return tensor ? tensor->const_data_ptr() : nullptr; }
 
@@ -130,6 +138,59 @@ std::tuple<Tensor, Tensor, Tensor> selective_scan(
   return {y, final_state, kept};
 }
 
+using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+Gradients selective_scan_backward(
+    const Tensor& u, const Tensor& dt, const Tensor& A, const Tensor& B, const Tensor& C, const MaybeTensor& D,
+    const MaybeTensor& z, const MaybeTensor& dt_bias, int64_t activation, const MaybeTensor& initial_state,
+    const MaybeTensor& resets, bool reverse, const Tensor& kept, const Tensor& grad_y, const Tensor& grad_final) {
+  Inputs in(kBackward, u, dt, A, B, C, D, z, dt_bias);
+  in.check_sequences(kBackward);
+  in.set_state(kBackward, initial_state, resets);
+  SelectiveScanBackward args{};
+  SelectiveScan& scan = args.scan = scan_arguments(in, activation, reverse);
+  const int64_t batch = scan.batch, T = scan.T, channels = scan.channels, N = scan.N;
+  const ScalarType compute = compute_type(u);
+  check_shape(kBackward, "kept", kept, {(T + kScanChunk - 1) / kScanChunk, batch, N, channels});
+  check_dtype(kBackward, "kept", kept, compute);
+  check_shape(kBackward, "grad_y", grad_y, {batch, T, channels});
+  check_dtype(kBackward, "grad_y", grad_y, u.scalar_type());
+  check_shape(kBackward, "grad_final", grad_final, {batch, channels, N});
+  check_dtype(kBackward, "grad_final", grad_final, compute);
+  const Tensor grads = dense_rows(grad_y), finals = torch::stable::contiguous(grad_final),
+               states = torch::stable::contiguous(kept);
+  scan.kept = const_cast<void*>(states.const_data_ptr());
+  args.grad_y = sequence(grads, reverse);
+  args.grad_final = finals.const_data_ptr();
+
+  const auto none = [&] { return empty_like(u, {0}, compute); };
+  const Tensor du = empty_like(u, {batch, T, channels}), ddt = empty_like(u, {batch, T, channels});
+  const Tensor dz = z ? empty_like(u, {batch, T, channels}) : empty_like(u, {0});
+  args.grad_u = sequence(du, reverse);
+  args.grad_dt = sequence(ddt, reverse);
+  if (z) args.grad_z = sequence(dz, reverse);
+  Tensor dinitial = empty_like(u, {batch, channels, N}, compute), dA = empty_like(u, {batch, N, channels}, compute);
+  Tensor dD = empty_like(u, {batch, channels}, compute), dbias = empty_like(u, {batch, channels}, compute);
+  // One part of B's and C's gradients per task that shares them: the order of their sum is fixed.
+  const Tensor dB = empty_like(u, {scan.splits * batch, T, scan.groups, N}, compute);
+  const Tensor dC = empty_like(u, {scan.splits * batch, T, scan.groups, N}, compute);
+  args.grad_B = sequence(dB, reverse);
+  args.grad_C = sequence(dC, reverse);
+  args.grad_initial = dinitial.mutable_data_ptr();
+  args.grad_A = dA.mutable_data_ptr();
+  args.grad_D = dD.mutable_data_ptr();
+  args.grad_bias = dbias.mutable_data_ptr();
+  torch::stable::parallel_for(0, batch * scan.groups * scan.splits, 1, [&](int64_t first, int64_t last) {
+    best::selective_scan_backward(args, first, last);
+  });
+  const auto whole = [&](const Tensor& parts) {
+    const Tensor split = torch::stable::view(parts, {scan.splits, batch, T, scan.groups, N});
+    return torch::stable::to(total(split), u.scalar_type());
+  };
+  return {du, ddt, torch::stable::contiguous(torch::stable::transpose(total(dA), 0, 1)), whole(dB), whole(dC),
+          D ? total(dD) : none(), dz, dt_bias ? total(dbias) : none(), initial_state ? dinitial : none()};
+}
+
 Tensor selective_state_update(
     Tensor state, const Tensor& u, const Tensor& dt, const Tensor& A, const Tensor& B, const Tensor& C,
     const MaybeTensor& D, const MaybeTensor& z, const MaybeTensor& dt_bias, int64_t activation) {
@@ -168,5 +229,6 @@ Tensor selective_state_update(
 
 STABLE_TORCH_LIBRARY_IMPL(hybridgen_native, CPU, m) {
   m.impl("selective_scan", TORCH_BOX(&hybridgen::selective_scan));
+  m.impl("selective_scan_backward", TORCH_BOX(&hybridgen::selective_scan_backward));
   m.impl("selective_state_update", TORCH_BOX(&hybridgen::selective_state_update));
 }
