@@ -26,7 +26,22 @@ STABLE_TORCH_LIBRARY(hybridgen_native, m) {
       "two_way_gate_backward(Tensor grad, Tensor y_forward, Tensor y_backward, Tensor z, int activation, float scale)"
       " -> (Tensor, Tensor, Tensor)");
 
-  // ---- selective scan (Mamba-1) ----
+  // ---- selective scan (Mamba-1); sequences in one dtype, parameters and states float32 (float64 for float64) ----
+  // y, the state after the last token, and the states before every 64th token, (chunks, B, N, D), if kept.
+  m.def(
+      "selective_scan(Tensor u, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? dt_bias, "
+      "int activation, Tensor? initial_state, Tensor? resets, bool reverse, bool keep_states) "
+      "-> (Tensor, Tensor, Tensor)");
+  // The gradients of u, dt, A, B, C, D, z, dt_bias and initial_state; empty tensors for absent inputs.
+  m.def(
+      "selective_scan_backward(Tensor u, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, "
+      "Tensor? dt_bias, int activation, Tensor? initial_state, Tensor? resets, bool reverse, Tensor kept, "
+      "Tensor grad_y, Tensor grad_final) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // One token; the state advances in place.
+  m.def(
+      "selective_state_update(Tensor(a!) state, Tensor u, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, "
+      "Tensor? z, Tensor? dt_bias, int activation) -> Tensor");
 
   // ---- causal convolution ----
 

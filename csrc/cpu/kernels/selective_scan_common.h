@@ -1,0 +1,157 @@
+// What the selective scan's kernels share: the decay's exponential, blocks of channels, scratch memory.
+#pragma once
+
+#include <stdlib.h>
+
+#include "../selective_scan.h"
+#include "activations.h"
+
+namespace hybridgen::HYBRIDGEN_ISA {
+
+constexpr double kLog2e = 1.44269504088896340736;
+
+// 2^x for decays: as exp2, but a result below 2^-126 is 0.
+static inline FloatVec decay_exp2(FloatVec x) {
+#if defined(__AVX512DQ__)
+  // x - floor(x); 0 for infinities, which vscalefps then turns into 0 or inf.
+  const FloatVec f = (FloatVec)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  return (FloatVec)_mm512_scalef_ps((__m512)fraction_exp2(f), (__m512)x);
+#else
+  x = x < -127.0f ? splat<float>(-127.0f) : x;
+  x = x > 128.0f ? splat<float>(128.0f) : x;
+  const FloatVec n = floor(x);
+  return fraction_exp2(x - n) * bit_cast<FloatVec>((__builtin_convertvector(n, IntVec) + 127) << 23);
+#endif
+}
+static inline DoubleVec decay_exp2(DoubleVec x) { return exp2(x); }
+
+// Softplus and its slope.
+template <typename V>
+static inline ValueSlope<V> softplus_both(V x) {
+  const V magnitude = x < 0 ? -x : x;
+  const V e = exp(-magnitude);
+  const V value = (x > 0 ? x : V{}) + log1p_unit(e);
+  return {x > 20 ? x : (x != x ? x : value), (x < 0 ? e : V{} + 1) / (1 + e)};
+}
+
+// The neighbouring channels that one vector holds: `count` of them from `first` on.
+struct Block {
+  int64_t first;
+  int count;
+};
+
+template <typename T>
+static inline Vec<Compute<T>> load_lanes(const T* from, int count) {
+  return count == kLanes<Compute<T>> ? load(from) : load_part(from, count);
+}
+template <typename T>
+static inline void store_lanes(T* to, Vec<Compute<T>> x, int count) {
+  if (count == kLanes<Compute<T>>) {
+    store(to, x);
+  } else {
+    store_part(to, x, count);
+  }
+}
+
+// Memory for one task, aligned to vectors.
+class Scratch {
+ public:
+  explicit Scratch(int64_t bytes) : start_(static_cast<char*>(aligned_alloc(64, (bytes + 63) / 64 * 64))) {
+    if (!start_) abort();
+    next_ = start_;
+  }
+  ~Scratch() { free(start_); }
+  Scratch(const Scratch&) = delete;
+  template <typename V>
+  V* take(int64_t count) {
+    V* const taken = reinterpret_cast<V*>(next_);
+    next_ += (count * sizeof(V) + 63) / 64 * 64;
+    return taken;
+  }
+
+ private:
+  char* start_;
+  char* next_;
+};
+
+// Lane i of rows[0] becomes the sum of rows[i]: halves are added until one lane per row is left.
+template <typename Scalar, int half = kLanes<Scalar> / 2>
+static inline Vec<Scalar> row_sums(Vec<Scalar>* rows) {
+  constexpr int lanes = kLanes<Scalar>;
+  typename VecOf<Scalar>::mask low{}, high{};
+  for (int i = 0; i < lanes; ++i) {
+    // Of two rows, the lower and the upper half of each run of 2 * half lanes.
+    const int in = i % (2 * half), run = i - in;
+    low[i] = in < half ? run + in : lanes + run + in - half;
+    high[i] = low[i] + half;
+  }
+  for (int i = 0; i < half; ++i)
+    rows[i] = __builtin_shuffle(rows[i], rows[i + half], low) + __builtin_shuffle(rows[i], rows[i + half], high);
+  if constexpr (half > 1) return row_sums<Scalar, half / 2>(rows);
+  return rows[0];
+}
+
+// Where the tokens, channels and group of one task lie.
+template <typename S>
+struct Task {
+  int64_t row, group, first_block, last_block, group_channels;
+
+  Task(const SelectiveScan& scan, int64_t task) {
+    const int64_t split = task % scan.splits, whole = task / scan.splits;
+    row = whole / scan.groups;
+    group = whole % scan.groups;
+    group_channels = scan.channels / scan.groups;
+    const int64_t blocks = (group_channels + kLanes<S> - 1) / kLanes<S>;
+    first_block = blocks * split / scan.splits;
+    last_block = blocks * (split + 1) / scan.splits;
+  }
+  int64_t count() const { return last_block - first_block; }
+  Block block(int64_t index) const {
+    const int64_t offset = (first_block + index) * kLanes<S>, rest = group_channels - offset;
+    return {group * group_channels + offset, static_cast<int>(rest < kLanes<S> ? rest : kLanes<S>)};
+  }
+};
+
+template <typename T>
+static inline T* at(const Sequence& sequence, int64_t row, int64_t token, int64_t group = 0) {
+  return static_cast<T*>(sequence.data) + row * sequence.batch + token * sequence.time + group * sequence.group;
+}
+
+// Lanes of a dense (rows, N) matrix into N vectors, times a factor, and back.
+template <typename S>
+static inline void gather_states(Vec<S>* to, const S* from, Block block, int64_t N, S factor = 1) {
+  for (int64_t n = 0; n < N; ++n) {
+    Vec<S> x{};
+    if (from)
+      for (int i = 0; i < block.count; ++i) x[i] = from[(block.first + i) * N + n];
+    to[n] = x * factor;
+  }
+}
+template <typename S>
+static inline void scatter_states(S* to, const Vec<S>* from, Block block, int64_t N) {
+  for (int i = 0; i < block.count; ++i)
+    for (int64_t n = 0; n < N; ++n) to[(block.first + i) * N + n] = from[n][i];
+}
+
+// B or C of one chunk as dense rows of N.
+template <typename T>
+static inline void widen_rows(Compute<T>* to, const Sequence& from, int64_t row, int64_t group, int64_t first,
+                              int64_t count, int64_t N) {
+  for (int64_t t = 0; t < count; ++t) {
+    const T* const source = at<T>(from, row, first + t, group);
+    for (int64_t n = 0; n < N; ++n) to[t * N + n] = widen(source[n]);
+  }
+}
+
+// Which tokens of a chunk begin a sequence; whether any does.
+static inline bool chunk_resets(uint8_t* to, const SelectiveScan& scan, int64_t row, int64_t first, int64_t count) {
+  if (!scan.resets.data) return false;
+  bool any = false;
+  for (int64_t t = 0; t < count; ++t) {
+    to[t] = !(scan.reverse && first + t == 0) && *at<uint8_t>(scan.resets, row, first + t);
+    any = any || to[t];
+  }
+  return any;
+}
+
+}  // namespace hybridgen::HYBRIDGEN_ISA

@@ -1,0 +1,70 @@
+// One token of Mamba-1's selective scan. The state lies as (D, N), so here a vector holds neighbouring states of one
+// channel; the sums over states of a whole block of channels are taken together.
+#include "selective_scan_common.h"
+
+namespace hybridgen::HYBRIDGEN_ISA {
+
+namespace {
+
+// The new state of one channel in place; the parts of C h, one per lane.
+template <typename T, typename S = Compute<T>>
+inline Vec<S> step(S* state, const S* A, const T* B, const T* C, S dt_log2e, S dt_u, int64_t N) {
+  Vec<S> sum{};
+  int64_t n = 0;
+  for (; n + kLanes<S> <= N; n += kLanes<S>) {
+    const Vec<S> h = decay_exp2(load(A + n) * dt_log2e) * load(state + n) + load(B + n) * dt_u;
+    store(state + n, h);
+    sum += h * load(C + n);
+  }
+  if (const int rest = static_cast<int>(N - n)) {
+    const Vec<S> h =
+        decay_exp2(load_part(A + n, rest) * dt_log2e) * load_part(state + n, rest) + load_part(B + n, rest) * dt_u;
+    store_part(state + n, h, rest);
+    const Vec<S> read = load_part(C + n, rest);
+    // The lanes behind the last state are left out: they are 0, but NaN where dt or u is.
+    for (int i = 0; i < rest; ++i) sum[i] += h[i] * read[i];
+  }
+  return sum;
+}
+
+template <typename T>
+void update_block(const SelectiveUpdate& args, int64_t row, int64_t first, int count) {
+  using S = Compute<T>;
+  using V = Vec<S>;
+  const int64_t N = args.N, heads = args.channels / args.groups;
+  V u = load_lanes(at<T>(args.u, row, 0) + first, count), rate = load_lanes(at<T>(args.dt, row, 0) + first, count);
+  if (args.dt_bias) rate += load_lanes(static_cast<const S*>(args.dt_bias) + first, count);
+  rate = softplus(rate);
+  const V dt_log2e = rate * S(kLog2e), dt_u = rate * u;
+  V sums[kLanes<S>] = {};
+  for (int i = 0; i < count; ++i) {
+    const int64_t channel = first + i, group = channel / heads;
+    sums[i] = step<T>(
+        static_cast<S*>(args.state) + (row * args.channels + channel) * N, static_cast<const S*>(args.A) + channel * N,
+        at<T>(args.B, row, 0, group), at<T>(args.C, row, 0, group), dt_log2e[i], dt_u[i], N);
+  }
+  V y = row_sums<S>(sums);
+  if (args.D) y += load_lanes(static_cast<const S*>(args.D) + first, count) * u;
+  if (args.z.data) {
+    const V z = load_lanes(at<T>(args.z, row, 0) + first, count);
+    with_activation(args.activation, [&]<Activation kind>() { y *= Act<kind>::value(z); });
+  }
+  store_lanes(at<T>(args.y, row, 0) + first, y, count);
+}
+
+}  // namespace
+
+void selective_state_update(const SelectiveUpdate& args, int64_t first_item, int64_t last_item) {
+  const int64_t per_row = (args.channels + kUpdateBlock - 1) / kUpdateBlock;
+  with_element(args.element, [&]<typename T>() {
+    constexpr int lanes = kLanes<Compute<T>>;
+    for (int64_t item = first_item; item < last_item; ++item) {
+      const int64_t first = item % per_row * kUpdateBlock, end = first + kUpdateBlock;
+      const int64_t last = end < args.channels ? end : args.channels;
+      for (int64_t channel = first; channel < last; channel += lanes)
+        update_block<T>(args, item / per_row, channel, static_cast<int>(last - channel < lanes ? last - channel : lanes));
+    }
+  });
+}
+
+}  // namespace hybridgen::HYBRIDGEN_ISA
