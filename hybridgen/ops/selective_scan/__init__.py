@@ -1,11 +1,13 @@
 """Mamba-1's selective scan: over a whole sequence, and one token at a time."""
 
+from collections.abc import Callable
+
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hybridgen.ops import backends
-from hybridgen.ops.selective_scan import mamba_ssm
-from hybridgen.ops.selective_scan.plain import selective_scan_plain, selective_state_update_plain
+from hybridgen.ops.selective_scan import mamba_ssm, native
+from hybridgen.ops.selective_scan.plain import flip_time, selective_scan_plain, selective_state_update_plain
 from hybridgen.ops.shapes import check_groups, check_shapes
 
 
@@ -21,6 +23,7 @@ def selective_scan(
     gate_activation: str = "silu",
     initial_state: Float[Tensor, "B D N"] | None = None,
     resets: Bool[Tensor, "B T"] | None = None,
+    reverse: bool = False,
     backend: str = "auto",
 ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B D N"]]:
     """Run a diagonal state-space recurrence whose step size, input and output weights depend on the token.
@@ -38,11 +41,13 @@ def selective_scan(
         gate_activation: A key of `hybridgen.ops.activations.ACTIVATIONS`.
         initial_state: The state before the first token; None means zeros.
         resets: True where a token begins a new sequence: it and its successors see nothing from before it.
-        backend: `auto`, `torch` or `mamba_ssm`.
+        reverse: Scan from the last token to the first: h_t follows h_{t+1}, `initial_state` lies behind the last token,
+            and the boundary between tokens t and t+1 is still resets[t+1]. The order of y stays that of u.
+        backend: `auto`, `torch`, `native` or `mamba_ssm`.
 
     Returns:
-        y in u's dtype, and the state after the last token in float32 (float64 for float64 inputs), the dtype in which
-        everything is computed.
+        y in u's dtype, and the state after the last token (the first, if `reverse`) in float32 (float64 for float64
+        inputs), the dtype in which everything is computed.
 
     Raises:
         ShapeError: The tensors do not fit each other.
@@ -66,10 +71,19 @@ def selective_scan(
     )
     check_groups("selective_scan", "channels", channels, G)
 
-    refusals = {"mamba_ssm": mamba_ssm.scan_refusal}
-    if backends.pick("selective_scan", backend, u.device, refusals, u, dt, A, B, C, z, resets) == "mamba_ssm":
-        return mamba_ssm.selective_scan_kernel(u, dt, A, B, C, D, z, dt_bias, gate_activation, initial_state)
-    return selective_scan_plain(u, dt, A, B, C, D, z, dt_bias, gate_activation, initial_state, resets)
+    refusals = {"mamba_ssm": mamba_ssm.scan_refusal, "native": native.scan_refusal}
+    taken = backends.pick("selective_scan", backend, u.device, refusals, u, dt, A, B, C, z, resets)
+    if taken == "native":
+        return native.selective_scan_native(
+            u, dt, A, B, C, D, z, dt_bias, gate_activation, initial_state, resets, reverse
+        )
+    if reverse:
+        u, dt, B, C, z, resets = flip_time(u, dt, B, C, z, resets)
+    if taken == "mamba_ssm":
+        y, state = mamba_ssm.selective_scan_kernel(u, dt, A, B, C, D, z, dt_bias, gate_activation, initial_state)
+    else:
+        y, state = selective_scan_plain(u, dt, A, B, C, D, z, dt_bias, gate_activation, initial_state, resets)
+    return (y.flip(1) if reverse else y), state
 
 
 def selective_state_update(
@@ -114,8 +128,14 @@ def selective_state_update(
     )
     check_groups("selective_state_update", "channels", channels, G)
 
-    refusals = {"mamba_ssm": mamba_ssm.update_refusal}
+    refusals: dict[str, Callable[..., str | None]] = {
+        "mamba_ssm": mamba_ssm.update_refusal,
+        "native": native.update_refusal,
+    }
     arguments = (state, u, dt, A, B, C, D, z, dt_bias)
-    if backends.pick("selective_state_update", backend, u.device, refusals, *arguments) == "mamba_ssm":
-        return mamba_ssm.selective_state_update_kernel(state, u, dt, A, B, C, D, z, dt_bias, gate_activation)
-    return selective_state_update_plain(state, u, dt, A, B, C, D, z, dt_bias, gate_activation)
+    taken = backends.pick("selective_state_update", backend, u.device, refusals, *arguments)
+    if taken == "native":
+        return native.selective_state_update_native(*arguments, gate_activation)
+    if taken == "mamba_ssm":
+        return mamba_ssm.selective_state_update_kernel(*arguments, gate_activation)
+    return selective_state_update_plain(*arguments, gate_activation)

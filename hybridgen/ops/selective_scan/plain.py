@@ -13,6 +13,16 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
+def flip_time(
+    u: Tensor, dt: Tensor, B: Tensor, C: Tensor, z: Tensor | None, resets: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """The inputs from the last token to the first, for a reverse scan by a forward one."""
+    if resets is not None:
+        # The boundary before token t is one behind it on the way back.
+        resets = torch.cat((torch.zeros_like(resets[:, :1]), resets[:, 1:].flip(1)), dim=1)
+    return u.flip(1), dt.flip(1), B.flip(1), C.flip(1), None if z is None else z.flip(1), resets
+
+
 def selective_scan_plain(
     u: Tensor,
     dt: Tensor,
