@@ -79,7 +79,13 @@ struct Checked {
     in.C_batch = C.stride(0), in.C_time = time ? C.stride(1) : 0, in.C_group = C.stride(1 + time);
   }
 
-  void set_resets(const char* op, const std::optional<Tensor>& given) {
+  void set_boundaries(const char* op, const std::optional<Tensor>& state, const std::optional<Tensor>& given) {
+    if (state) {
+      check_shape(op, "initial_state", *state, {in.batch, in.H, in.P, in.N});
+      check_dtype(op, "initial_state", *state, compute_type(x));
+      initial_state = torch::stable::contiguous(*state);
+      in.initial_state = data(initial_state);
+    }
     in.chunks = kSsdSegment / kSsdChunk;
     if (!given) return;
     resets = given;
@@ -113,16 +119,10 @@ std::tuple<Tensor, Tensor, Tensor> ssd_scan(
   const char* op = "ssd_scan";
   Checked given(op, x, dt, A, B, C, D, dt_bias, dt_min, dt_max);
   given.sizes(op, 1);
-  SsdInputs& in = given.in;
-  const ScalarType type = compute_type(x);
-  if (initial_state) {
-    check_shape(op, "initial_state", initial_state, {in.batch, in.H, in.P, in.N});
-    check_dtype(op, "initial_state", initial_state, type);
-    given.initial_state = torch::stable::contiguous(*initial_state);
-    in.initial_state = data(given.initial_state);
-  }
-  given.set_resets(op, resets);
+  given.set_boundaries(op, initial_state, resets);
   given.share_out();
+  const SsdInputs& in = given.in;
+  const ScalarType type = compute_type(x);
   const int64_t segments = keep_states ? (in.T + kSsdSegment - 1) / kSsdSegment : 0, jobs = given.jobs();
   Tensor y = empty_like(x, {in.batch, in.T, in.H, in.P});
   Tensor final_state = empty_like(x, {in.batch, in.H, in.P, in.N}, type);
@@ -134,6 +134,54 @@ std::tuple<Tensor, Tensor, Tensor> ssd_scan(
       scratch.mutable_data_ptr(), size};
   torch::stable::parallel_for(0, jobs, 1, [&](int64_t first, int64_t last) { best::ssd_forward(args, first, last); });
   return {y, final_state, kept};
+}
+
+// dB or dC in the dtype of B from what the slices found.
+Tensor sum_slices(const Tensor& parts, const Tensor& like, const SsdInputs& in) {
+  Tensor out = empty_like(like, {in.batch, in.T, in.G, in.N});
+  const SsdSum args{
+      out.mutable_data_ptr(), parts.const_data_ptr(), in.slices, in.batch * in.T * in.G * in.N, in.element};
+  torch::stable::parallel_for(0, args.count, 16384, [&](int64_t first, int64_t last) {
+    best::ssd_sum_slices(args, first, last);
+  });
+  return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> ssd_scan_backward(
+    const Tensor& x, const Tensor& dt, const Tensor& A, const Tensor& B, const Tensor& C, std::optional<Tensor> D,
+    std::optional<Tensor> dt_bias, double dt_min, double dt_max, std::optional<Tensor> initial_state,
+    std::optional<Tensor> resets, const Tensor& given_kept, const Tensor& given_dy, const Tensor& given_dfinal) {
+  const char* op = "ssd_scan_backward";
+  Checked given(op, x, dt, A, B, C, D, dt_bias, dt_min, dt_max);
+  given.sizes(op, 1);
+  given.set_boundaries(op, initial_state, resets);
+  given.share_out();
+  const SsdInputs& in = given.in;
+  const ScalarType type = compute_type(x);
+  const int64_t segments = (in.T + kSsdSegment - 1) / kSsdSegment, jobs = given.jobs();
+  check_shape(op, "kept", given_kept, {in.batch, segments, in.H, in.N, in.P});
+  check_dtype(op, "kept", given_kept, type);
+  check_shape(op, "dy", given_dy, {in.batch, in.T, in.H, in.P});
+  check_dtype(op, "dy", given_dy, x.scalar_type());
+  check_shape(op, "dfinal", given_dfinal, {in.batch, in.H, in.P, in.N});
+  check_dtype(op, "dfinal", given_dfinal, type);
+  const Tensor kept = torch::stable::contiguous(given_kept), dy = dense_rows(given_dy);
+  const Tensor dfinal = torch::stable::contiguous(given_dfinal);
+
+  Tensor dx = empty_like(x, {in.batch, in.T, in.H, in.P}), ddt = empty_like(x, {in.batch, in.T, in.H}, type);
+  Tensor dA = empty_like(x, {in.batch, in.H}, type), dD = empty_like(x, {in.batch, in.H, in.P}, type);
+  Tensor dB = empty_like(x, {in.slices, in.batch, in.T, in.G, in.N}, type);
+  Tensor dC = empty_like(x, {in.slices, in.batch, in.T, in.G, in.N}, type);
+  Tensor dinitial = empty_like(x, {in.batch, in.H, in.P, in.N}, type);
+  const int64_t size = (ssd_backward_scratch(in.N, in.P, in.chunks) + 15) / 16 * 16;
+  Tensor scratch = empty_like(x, {jobs * size}, type);
+  const SsdBackward args{
+      in, kept.const_data_ptr(), dy.const_data_ptr(), dfinal.const_data_ptr(),
+      dy.stride(0), dy.stride(1), dy.stride(2),
+      dx.mutable_data_ptr(), ddt.mutable_data_ptr(), dA.mutable_data_ptr(), dB.mutable_data_ptr(),
+      dC.mutable_data_ptr(), dD.mutable_data_ptr(), dinitial.mutable_data_ptr(), scratch.mutable_data_ptr(), size};
+  torch::stable::parallel_for(0, jobs, 1, [&](int64_t first, int64_t last) { best::ssd_backward(args, first, last); });
+  return {dx, ddt, dA, sum_slices(dB, B, in), sum_slices(dC, C, in), dD, dinitial};
 }
 
 Tensor ssd_update(
@@ -161,5 +209,6 @@ Tensor ssd_update(
 
 STABLE_TORCH_LIBRARY_IMPL(hybridgen_native, CPU, m) {
   m.impl("ssd_scan", TORCH_BOX(&hybridgen::ssd_scan));
+  m.impl("ssd_scan_backward", TORCH_BOX(&hybridgen::ssd_scan_backward));
   m.impl("ssd_update", TORCH_BOX(&hybridgen::ssd_update));
 }

@@ -11,6 +11,7 @@ constexpr int kSsdChunk = 16;
 constexpr int kSsdSegment = 64;
 // Heads that share one preparation of B and C.
 constexpr int kSsdHeads = 16;
+constexpr int kSsdBackwardHeads = 8;
 
 // x (batch, T, H, P), dt (batch, T, H), B and C (batch, T, G, N), states (batch, H, P, N). Strides in elements; those of
 // the last dimensions are 1, but for dt and resets. A, D, dt_bias and states have the dtype of the arithmetic.
@@ -50,6 +51,32 @@ static constexpr int64_t ssd_forward_scratch(int64_t N, int64_t P, int64_t chunk
   return kSsdHeads * ssd_padded(N) * ssd_padded(P) + chunks * Q * (2 * ssd_padded(N) + 2 * Q + 3) + Q * 64 + 64;
 }
 
+struct SsdBackward {
+  SsdInputs in;
+  const void *kept, *dy, *dfinal;
+  int64_t dy_batch, dy_time, dy_head;
+  // dx in x's dtype; in the dtype of the arithmetic ddt (batch, T, H), dA (batch, H), dD (batch, H, P), dinitial
+  // (batch, H, P, N), and per slice dB and dC, (slices, batch, T, G, N).
+  void *dx, *ddt, *dA, *dB, *dC, *dD, *dinitial;
+  // Per job, ssd_backward_scratch numbers.
+  void* scratch;
+  int64_t scratch_size;
+};
+
+static constexpr int64_t ssd_backward_scratch(int64_t N, int64_t P, int64_t chunks) {
+  constexpr int64_t Q = kSsdChunk;
+  return (2 * kSsdBackwardHeads + chunks) * ssd_padded(N) * ssd_padded(P) +
+         chunks * Q * (4 * ssd_padded(N) + Q) + Q * (6 * ssd_padded(P) + 5 * Q + 3 * 16);
+}
+
+// out = the sum of the slices (slices, count), in `element`.
+struct SsdSum {
+  void* out;
+  const void* parts;
+  int64_t slices, count;
+  Element element;
+};
+
 struct SsdUpdate {
   SsdInputs in;  // with T = 1, and no initial state
   void *y, *state;
@@ -59,4 +86,6 @@ struct SsdUpdate {
 }  // namespace hybridgen
 
 HYBRIDGEN_KERNEL(ssd_forward, const hybridgen::SsdForward& args, int64_t first_job, int64_t last_job)
+HYBRIDGEN_KERNEL(ssd_backward, const hybridgen::SsdBackward& args, int64_t first_job, int64_t last_job)
+HYBRIDGEN_KERNEL(ssd_sum_slices, const hybridgen::SsdSum& args, int64_t first, int64_t last)
 HYBRIDGEN_KERNEL(ssd_update, const hybridgen::SsdUpdate& args, int64_t first_head, int64_t last_head)

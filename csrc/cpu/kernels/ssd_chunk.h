@@ -30,11 +30,12 @@ static inline __attribute__((always_inline)) void clear(Tile<Scalar>& tile) {
     for (int v = 0; v < kTileVectors; ++v) tile.rows[r][v] = Vec<Scalar>{};
 }
 
-// tile[r] += sum over k < depth of left[k, r] right[k], right being a panel.
+// tile[r] += sum over k < depth of left[k, r] right[k].
 template <typename Scalar>
 static inline __attribute__((always_inline)) void multiply_add(
-    Tile<Scalar>& tile, const Scalar* left, int64_t left_stride, const Scalar* right, int64_t depth) {
-  for (int64_t k = 0; k < depth; ++k, left += left_stride, right += kPanel<Scalar>) {
+    Tile<Scalar>& tile, const Scalar* left, int64_t left_stride, const Scalar* right, int64_t right_stride,
+    int64_t depth) {
+  for (int64_t k = 0; k < depth; ++k, left += left_stride, right += right_stride) {
     Vec<Scalar> columns[kTileVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kTileVectors; ++v) columns[v] = load(right + v * kLanes<Scalar>);
@@ -51,7 +52,7 @@ static inline __attribute__((always_inline)) void multiply_add(
 // another token reaches it.
 template <bool lower, typename Scalar>
 static inline __attribute__((always_inline)) void multiply_add_triangle(
-    Tile<Scalar>& tile, const Scalar* left, int64_t left_stride, const Scalar* right) {
+    Tile<Scalar>& tile, const Scalar* left, int64_t left_stride, const Scalar* right, int64_t right_stride) {
 #pragma GCC unroll 8
   for (int k = 0; k < kTileRows; ++k) {
 #pragma GCC unroll 8
@@ -59,7 +60,7 @@ static inline __attribute__((always_inline)) void multiply_add_triangle(
       const Vec<Scalar> factor = splat<Scalar>(left[k * left_stride + r]);
 #pragma GCC unroll 2
       for (int v = 0; v < kTileVectors; ++v) {
-        tile.rows[r][v] += factor * load(right + k * kPanel<Scalar> + v * kLanes<Scalar>);
+        tile.rows[r][v] += factor * load(right + k * right_stride + v * kLanes<Scalar>);
       }
     }
   }
@@ -73,14 +74,14 @@ static inline __attribute__((always_inline)) void scale_rows(Tile<Scalar>& tile,
     for (int v = 0; v < kTileVectors; ++v) tile.rows[r][v] *= splat<Scalar>(factors[r]);
 }
 
-// panel[n] = keep panel[n] + sum over s < depth of left[s, n] right[s], for all rows n; the old values are not looked
-// at where `fresh`.
+// to[n] = keep from[n] + sum over s < depth of left[s, n] right[s], for all rows n of a panel; `from` is not looked at
+// where `fresh`.
 template <typename Scalar>
 static inline void update_panel(
-    Scalar* panel, int64_t rows, bool fresh, Scalar keep, const Scalar* left, int64_t left_stride, const Scalar* right,
-    int64_t depth) {
+    Scalar* to, const Scalar* from, int64_t rows, bool fresh, Scalar keep, const Scalar* left, int64_t left_stride,
+    const Scalar* right, int64_t right_stride, int64_t depth) {
+  constexpr int width = kPanel<Scalar>, lanes = kLanes<Scalar>;
   for (int64_t n = 0; n < rows; n += kTileRows) {
-    Scalar* at = panel + n * kPanel<Scalar>;
     Tile<Scalar> tile;
     if (fresh) {
       clear(tile);
@@ -89,13 +90,45 @@ static inline void update_panel(
       for (int r = 0; r < kTileRows; ++r)
 #pragma GCC unroll 2
         for (int v = 0; v < kTileVectors; ++v)
-          tile.rows[r][v] = load(at + r * kPanel<Scalar> + v * kLanes<Scalar>) * splat<Scalar>(keep);
+          tile.rows[r][v] = load(from + (n + r) * width + v * lanes) * splat<Scalar>(keep);
     }
-    multiply_add(tile, left + n, left_stride, right, depth);
+    multiply_add(tile, left + n, left_stride, right, right_stride, depth);
 #pragma GCC unroll 8
     for (int r = 0; r < kTileRows; ++r)
 #pragma GCC unroll 2
-      for (int v = 0; v < kTileVectors; ++v) store(at + r * kPanel<Scalar> + v * kLanes<Scalar>, tile.rows[r][v]);
+      for (int v = 0; v < kTileVectors; ++v) store(to + (n + r) * width + v * lanes, tile.rows[r][v]);
+  }
+}
+
+// out[s, t] = sum over k < depth of a[s, k] b[k, t], for all tokens s and t of a chunk.
+template <typename Scalar>
+static inline void chunk_products(Scalar* out, const Scalar* a, int64_t a_stride, const Scalar* b, int64_t depth) {
+  for (int s = 0; s < kSsdChunk; s += 4) {
+    alignas(64) Scalar sums[4][kSsdChunk] = {};
+    for (int64_t k = 0; k < depth; ++k) {
+#pragma GCC unroll 4
+      for (int r = 0; r < 4; ++r)
+        for (int t = 0; t < kSsdChunk; ++t) sums[r][t] += a[(s + r) * a_stride + k] * b[k * kSsdChunk + t];
+    }
+    __builtin_memcpy(out + s * kSsdChunk, sums, sizeof sums);
+  }
+}
+
+// The sum of a vector by halves.
+template <typename Scalar, int bytes>
+struct Part {
+  typedef Scalar type __attribute__((vector_size(bytes)));
+};
+template <typename Scalar, int bytes = kVectorBytes>
+static inline Scalar sum_by_halves(typename Part<Scalar, bytes>::type x) {
+  if constexpr (bytes == 2 * sizeof(Scalar)) {
+    return x[0] + x[1];
+  } else {
+    using Half = typename Part<Scalar, bytes / 2>::type;
+    Half low, high;
+    __builtin_memcpy(&low, &x, sizeof low);
+    __builtin_memcpy(&high, reinterpret_cast<const char*>(&x) + sizeof low, sizeof high);
+    return sum_by_halves<Scalar, bytes / 2>(low + high);
   }
 }
 
@@ -109,6 +142,18 @@ static inline void copy_row(Compute<T>* to, const T* from, int64_t count, int64_
   for (; i + lanes <= count; i += lanes) store(to + i, load(from + i));
   for (; i < count; ++i) to[i] = widen(from[i]);
   for (; i < padded; ++i) to[i] = 0;
+}
+
+// Rows of a chunk, with zeros up to `padded` columns and behind its end, and the same transposed.
+template <typename T>
+static inline void copy_chunk(
+    Compute<T>* to, const T* from, int64_t stride, int length, int64_t count, int64_t padded) {
+  for (int t = 0; t < kSsdChunk; ++t) copy_row(to + t * padded, from + t * stride, t < length ? count : 0, padded);
+}
+template <typename Scalar>
+static inline void transpose_chunk(Scalar* to, const Scalar* from, int64_t columns) {
+  for (int64_t n = 0; n < columns; ++n)
+    for (int t = 0; t < kSsdChunk; ++t) to[n * kSsdChunk + t] = from[t * columns + n];
 }
 
 template <typename Scalar>

@@ -48,20 +48,13 @@ void prepare_group(
   const T* B = static_cast<const T*>(in.B) + row * in.B_batch + group * in.B_group + chunk.start * in.B_time;
   const T* C = static_cast<const T*>(in.C) + row * in.C_batch + group * in.C_group + chunk.start * in.C_time;
   Scalar *to_B = scratch.B + c * Q * scratch.N, *to_C = scratch.C + c * Q * scratch.N;
-  Scalar* scores = scratch.scores + c * Q * Q;
-  for (int t = 0; t < chunk.length; ++t) copy_row(to_B + t * scratch.N, B + t * in.B_time, in.N, scratch.N);
+  copy_chunk(to_B, B, in.B_time, chunk.length, in.N, scratch.N);
   for (int t = 0; t < Q; ++t) {
     for (int64_t n = 0; n < scratch.N; ++n) {
       to_C[n * Q + t] = t < chunk.length && n < in.N ? widen(C[t * in.C_time + n]) : Scalar(0);
     }
   }
-  for (int s = 0; s < chunk.length; ++s) {
-    const Scalar* b = to_B + s * scratch.N;
-    Scalar sums[Q] = {};
-    for (int64_t n = 0; n < in.N; ++n)
-      for (int t = 0; t < Q; ++t) sums[t] += b[n] * to_C[n * Q + t];
-    for (int t = 0; t < Q; ++t) scores[s * Q + t] = sums[t];
-  }
+  chunk_products(scratch.scores + c * Q * Q, to_B, scratch.N, to_C, scratch.N);
 }
 
 // What depends on the head and the step sizes only.
@@ -100,19 +93,17 @@ void scan_chunk(
     const Scalar* from = static_cast<const Scalar*>(in.D) + head * in.D_head;
     for (int64_t p = 0; p < columns; ++p) D[p] = from[(channel + p) * in.D_channel];
   }
-  for (int s = 0; s < Q; ++s) {
-    copy_row(scratch.x + s * width, x + s * in.x_time, s < chunk.length ? columns : 0, width);
-  }
+  copy_chunk(scratch.x, x, in.x_time, chunk.length, columns, width);
   T* y = static_cast<T*>(args.y) + ((row * in.T + chunk.start) * in.H + head) * in.P + channel;
   for (int t = 0; t < chunk.length; t += kTileRows) {
     Tile<Scalar> tile;
     clear(tile);
     if (!chunk.fresh) {
-      multiply_add(tile, C + t, Q, state, scratch.N);
+      multiply_add(tile, C + t, Q, state, width, scratch.N);
       scale_rows(tile, from_start + t);
     }
-    multiply_add(tile, weights + t, Q, scratch.x, t);
-    multiply_add_triangle<true>(tile, weights + t * Q + t, Q, scratch.x + t * width);
+    multiply_add(tile, weights + t, Q, scratch.x, width, t);
+    multiply_add_triangle<true>(tile, weights + t * Q + t, Q, scratch.x + t * width, width);
     if (in.D) {
 #pragma GCC unroll 8
       for (int r = 0; r < kTileRows; ++r)
@@ -139,8 +130,8 @@ void scan_chunk(
       store(scratch.scaled + s * width + v * lanes, load(scratch.x + s * width + v * lanes) * factor);
   }
   update_panel(
-      state, scratch.N, chunk.fresh, from_start[chunk.length - 1], scratch.B + c * Q * scratch.N, scratch.N,
-      scratch.scaled, chunk.length);
+      state, state, scratch.N, chunk.fresh, from_start[chunk.length - 1], scratch.B + c * Q * scratch.N, scratch.N,
+      scratch.scaled, width, chunk.length);
 }
 
 // Between a state (P, N) of a tensor and the panels. Without an initial state the panels become zeros.
