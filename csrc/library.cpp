@@ -46,6 +46,19 @@ STABLE_TORCH_LIBRARY(hybridgen_native, m) {
   // ---- causal convolution ----
 
   // ---- state-space duality (Mamba-2) ----
+  // A, D, dt_bias and states in the dtype of the arithmetic, float32 or float64. The kept states are those before every
+  // 64th token, (batch, ceil(T / 64), H, N, P); none unless asked for.
+  m.def(
+      "ssd_scan(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? dt_bias, float dt_min, "
+      "float dt_max, Tensor? initial_state, Tensor? resets, bool keep_states) -> (Tensor, Tensor, Tensor)");
+  // Gradients of x, dt (in the arithmetic's dtype), A per row of the batch, B, C, D per row and channel, initial_state.
+  m.def(
+      "ssd_scan_backward(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? dt_bias, float dt_min, "
+      "float dt_max, Tensor? initial_state, Tensor? resets, Tensor kept, Tensor dy, Tensor dfinal) -> "
+      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "ssd_update(Tensor(a!) state, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? dt_bias, "
+      "float dt_min, float dt_max) -> Tensor");
 
   // ---- residual addition and norm ----
 

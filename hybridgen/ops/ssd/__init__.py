@@ -6,8 +6,11 @@ from torch import Tensor
 from hybridgen.errors import ShapeError
 from hybridgen.ops import backends
 from hybridgen.ops.shapes import check_groups, check_shapes
-from hybridgen.ops.ssd import mamba_ssm
+from hybridgen.ops.ssd import mamba_ssm, native
 from hybridgen.ops.ssd.chunked import ssd_scan_plain, ssd_update_plain
+
+_SCANS = {"torch": ssd_scan_plain, "native": native.ssd_scan_native, "mamba_ssm": mamba_ssm.ssd_scan_kernel}
+_UPDATES = {"torch": ssd_update_plain, "native": native.ssd_update_native, "mamba_ssm": mamba_ssm.ssd_update_kernel}
 
 
 def ssd_scan(
@@ -36,10 +39,10 @@ def ssd_scan(
         C: How the state is read, in the same groups.
         D: Skip weight per head, (H), or per channel, (H, P); None means no skip.
         dt_limit: Lowest and highest step size; None means no highest.
-        chunk_size: Tokens per chunk, at most; the plain path takes at most 64. It changes speed, not values.
+        chunk_size: Tokens per chunk, at most; `torch` takes at most 64, `native` 16. It changes speed, not values.
         initial_state: The state before the first token; None means zeros.
         resets: True where a token begins a new sequence: it and its successors see nothing from before it.
-        backend: `auto`, `torch` or `mamba_ssm`.
+        backend: `auto`, `torch`, `native` or `mamba_ssm`.
 
     Returns:
         y in x's dtype, and the state after the last token in float32 (float64 for float64 inputs), the dtype in which
@@ -68,8 +71,8 @@ def ssd_scan(
     if chunk_size < 1:
         raise ShapeError(f"ssd_scan: chunk_size must be at least 1, but is {chunk_size}")
 
-    taken = backends.pick("ssd_scan", backend, x.device, {"mamba_ssm": mamba_ssm.scan_refusal}, x, dt, B, C)
-    scan = mamba_ssm.ssd_scan_kernel if taken == "mamba_ssm" else ssd_scan_plain
+    refusals = {"native": native.scan_refusal, "mamba_ssm": mamba_ssm.scan_refusal}
+    scan = _SCANS[backends.pick("ssd_scan", backend, x.device, refusals, x, dt, B, C)]
     return scan(x, dt, A, B, C, D, dt_bias, dt_limit, chunk_size, initial_state, resets)
 
 
@@ -113,7 +116,6 @@ def ssd_update(
     )
     check_groups("ssd_update", "heads", H, G)
 
-    refusals = {"mamba_ssm": mamba_ssm.update_refusal}
-    taken = backends.pick("ssd_update", backend, x.device, refusals, state, x, dt, A, B, C, D, dt_bias)
-    update = mamba_ssm.ssd_update_kernel if taken == "mamba_ssm" else ssd_update_plain
+    refusals = {"native": native.update_refusal, "mamba_ssm": mamba_ssm.update_refusal}
+    update = _UPDATES[backends.pick("ssd_update", backend, x.device, refusals, state, x, dt, A, B, C, D, dt_bias)]
     return update(state, x, dt, A, B, C, D, dt_bias, dt_limit)
