@@ -7,7 +7,7 @@ DEMO := demo-output/tiny-hybrid
 
 .DEFAULT_GOAL := help
 .PHONY: help setup format check check-format check-lint check-types check-spelling check-sizes \
-	test test-gpu bench docs demo clean
+	test test-gpu ext-cuda-check bench bench-start docs demo clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,10 +48,16 @@ test: setup ## Run the tests; needs no GPU and no network
 test-gpu: ## Run the GPU tests and time the operations, on a machine with CUDA
 	bash scripts/gpu_check.sh
 
-bench: setup ## Measure the cold start, then building, saving and loading the 1.6 B Zonos hybrid, then the operators
+ext-cuda-check: setup ## Compile the CUDA sources for all architectures and fail on register spills; needs nvcc, no GPU
+	$(BIN)/python scripts/check_cuda_build.py
+
+bench: setup ## Measure the operators and whole models against their peers (about an hour; see also bench-start)
+	$(BIN)/python scripts/bench_ops.py
+	$(BIN)/python scripts/bench_model.py
+
+bench-start: setup ## Measure the cold start, and building, saving and loading the 1.6 B Zonos hybrid
 	$(BIN)/python scripts/bench_startup.py
 	$(BIN)/python scripts/bench_build.py
-	$(BIN)/python scripts/bench_ops.py
 
 docs: setup ## Write the generated files: the JSON Schema and the spec reference
 	$(BIN)/python scripts/make_docs.py
