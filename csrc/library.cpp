@@ -18,6 +18,13 @@ STABLE_TORCH_LIBRARY(hybridgen_native, m) {
   // ---- gated activation: value * act(gate), shapes (..., D) ----
   m.def("gated_activation(Tensor value, Tensor gate, int activation) -> Tensor");
   m.def("gated_activation_backward(Tensor grad, Tensor value, Tensor gate, int activation) -> (Tensor, Tensor)");
+  // `out` may be `value` itself.
+  m.def("gated_activation_out(Tensor value, Tensor gate, int activation, Tensor(a!) out) -> ()");
+  // (y_forward + flip(y_backward, dim 1)) * act(z) * scale, shapes (B, T, D).
+  m.def("two_way_gate(Tensor y_forward, Tensor y_backward, Tensor z, int activation, float scale) -> Tensor");
+  m.def(
+      "two_way_gate_backward(Tensor grad, Tensor y_forward, Tensor y_backward, Tensor z, int activation, float scale)"
+      " -> (Tensor, Tensor, Tensor)");
 
   // ---- selective scan (Mamba-1) ----
 

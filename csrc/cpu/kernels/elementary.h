@@ -89,11 +89,22 @@ static inline V softplus(V x) {
   return x > 20 ? x : (x != x ? x : result);
 }
 
+// 1 / x for finite normal x whose inverse is normal too; a tenth of a division's time where the machine has a start
+// value of 14 bits.
+static inline FloatVec reciprocal(FloatVec x) {
+#if defined(__AVX512F__)
+  const FloatVec start = (FloatVec)_mm512_rcp14_ps((__m512)x);
+  return start * (2 - x * start);
+#else
+  return 1 / x;
+#endif
+}
+static inline DoubleVec reciprocal(DoubleVec x) { return 1 / x; }
+
 template <typename V>
 static inline V sigmoid(V x) {
-  const V magnitude = x < 0 ? -x : x;
-  const V e = exp(-magnitude);
-  return (x < 0 ? e : V{} + 1) / (1 + e);
+  const V e = exp(x < 0 ? x : -x), r = reciprocal(1 + e);
+  return x < 0 ? e * r : r;
 }
 
 }  // namespace hybridgen::HYBRIDGEN_ISA

@@ -6,31 +6,140 @@ namespace hybridgen::HYBRIDGEN_ISA {
 
 namespace {
 
-template <Activation kind, typename T>
-void forward_row(T* out, const T* value, const T* gate, int64_t columns) {
-  constexpr int lanes = kLanes<Compute<T>>;
-  int64_t i = 0;
-  for (; i + lanes <= columns; i += lanes) store(out + i, load(value + i) * Act<kind>::value(load(gate + i)));
-  const int rest = static_cast<int>(columns - i);
-  if (rest) store_part(out + i, load_part(value + i, rest) * Act<kind>::value(load_part(gate + i, rest)), rest);
+template <typename T>
+T* at(const GateRows& rows, int64_t row, int64_t column) {
+  return static_cast<T*>(rows.data) + row * rows.stride + column;
+}
+
+// What is gated: one row, or the scaled sum of two. `factor` also scales the gradient.
+template <typename T>
+struct OneRow {
+  const T* row;
+  static constexpr Compute<T> factor = 1;
+  Vec<Compute<T>> whole(int64_t i) const { return load(row + i); }
+  Vec<Compute<T>> part(int64_t i, int count) const { return load_part(row + i, count); }
+};
+template <typename T>
+struct TwoRows {
+  const T *row, *other;
+  Compute<T> factor;
+  Vec<Compute<T>> whole(int64_t i) const { return (load(row + i) + load(other + i)) * factor; }
+  Vec<Compute<T>> part(int64_t i, int count) const {
+    return (load_part(row + i, count) + load_part(other + i, count)) * factor;
+  }
+};
+
+template <bool kStreams, typename T, typename V>
+void put(T* to, V x) {
+  if constexpr (kStreams) {
+    stream(to, x);
+  } else {
+    store(to, x);
+  }
 }
 
 template <typename T>
-void forward(const GateForward& args, int64_t first, int64_t last) {
-  with_activation(args.activation, [&]<Activation kind>() {
-    for (int64_t row = first; row < last; ++row) {
-      forward_row<kind>(
-          static_cast<T*>(args.out) + row * args.out_stride,
-          static_cast<const T*>(args.value) + row * args.value_stride,
-          static_cast<const T*>(args.gate) + row * args.gate_stride, args.columns);
+bool aligned(const T* pointer) {
+  return reinterpret_cast<uintptr_t>(pointer) % (kLanes<Compute<T>> * sizeof(T)) == 0;
+}
+
+template <Activation kind, bool kStreams, typename T, typename Value>
+void forward_row(T* out, const Value& value, const T* gate, int64_t columns) {
+  constexpr int lanes = kLanes<Compute<T>>;
+  int64_t i = 0;
+  for (; i + lanes <= columns; i += lanes) put<kStreams>(out + i, value.whole(i) * Act<kind>::value(load(gate + i)));
+  const int rest = static_cast<int>(columns - i);
+  if (rest) store_part(out + i, value.part(i, rest) * Act<kind>::value(load_part(gate + i, rest)), rest);
+}
+
+// d_other is null where only one row was gated.
+template <Activation kind, bool kStreams, typename T, typename Value>
+void backward_row(
+    T* d_value, T* d_other, T* d_gate, const T* grad, const Value& value, const T* gate, int64_t columns) {
+  constexpr int lanes = kLanes<Compute<T>>;
+  int64_t i = 0;
+  for (; i + lanes <= columns; i += lanes) {
+    const auto g = load(grad + i);
+    const auto act = Act<kind>::both(load(gate + i));
+    const auto d = g * act.value * value.factor;
+    put<kStreams>(d_value + i, d);
+    if (d_other) put<kStreams>(d_other + i, d);
+    put<kStreams>(d_gate + i, g * value.whole(i) * act.slope);
+  }
+  const int rest = static_cast<int>(columns - i);
+  if (!rest) return;
+  const auto g = load_part(grad + i, rest);
+  const auto act = Act<kind>::both(load_part(gate + i, rest));
+  const auto d = g * act.value * value.factor;
+  store_part(d_value + i, d, rest);
+  if (d_other) store_part(d_other + i, d, rest);
+  store_part(d_gate + i, g * value.part(i, rest) * act.slope, rest);
+}
+
+// Calls body(row, its partner, first column, columns) for each part of a row in the range.
+template <typename Args, typename Body>
+void for_rows(const Args& args, int64_t begin, int64_t end, const Body& body) {
+  for (int64_t row = begin / args.columns, column = begin % args.columns; begin < end; ++row, column = 0) {
+    const int64_t rest = args.columns - column, count = rest < end - begin ? rest : end - begin;
+    const int64_t place = args.period ? row % args.period : 0;
+    body(row, row - place + (args.period - 1 - place), column, count);
+    begin += count;
+  }
+}
+
+template <Activation kind, typename T>
+void forward(const GateForward& args, int64_t begin, int64_t end) {
+  for_rows(args, begin, end, [&](int64_t row, int64_t partner, int64_t column, int64_t count) {
+    T* out = at<T>(args.out, row, column);
+    const T *value = at<T>(args.value, row, column), *gate = at<T>(args.gate, row, column);
+    const bool streams = args.streams && aligned(out);
+    if (args.period) {
+      const TwoRows<T> sum{value, at<T>(args.other, partner, column), static_cast<Compute<T>>(args.scale)};
+      streams ? forward_row<kind, true>(out, sum, gate, count) : forward_row<kind, false>(out, sum, gate, count);
+    } else {
+      const OneRow<T> one{value};
+      streams ? forward_row<kind, true>(out, one, gate, count) : forward_row<kind, false>(out, one, gate, count);
+    }
+  });
+}
+
+template <Activation kind, typename T>
+void backward(const GateBackward& args, int64_t begin, int64_t end) {
+  for_rows(args, begin, end, [&](int64_t row, int64_t partner, int64_t column, int64_t count) {
+    T *d_value = at<T>(args.d_value, row, column), *d_gate = at<T>(args.d_gate, row, column);
+    const T *value = at<T>(args.value, row, column), *gate = at<T>(args.gate, row, column);
+    const T* grad = at<T>(args.grad, row, column);
+    const bool streams = args.streams && aligned(d_value) && aligned(d_gate);
+    const auto run = [&]<typename Value>(const Value& gated, T* d_other) {
+      if (streams) {
+        backward_row<kind, true>(d_value, d_other, d_gate, grad, gated, gate, count);
+      } else {
+        backward_row<kind, false>(d_value, d_other, d_gate, grad, gated, gate, count);
+      }
+    };
+    if (args.period) {
+      const T* other = at<T>(args.other, partner, column);
+      run(TwoRows<T>{value, other, static_cast<Compute<T>>(args.scale)}, at<T>(args.d_other, partner, column));
+    } else {
+      run(OneRow<T>{value}, static_cast<T*>(nullptr));
     }
   });
 }
 
 }  // namespace
 
-void gated_activation_forward(const GateForward& args, int64_t first_row, int64_t last_row) {
-  with_element(args.element, [&]<typename T>() { forward<T>(args, first_row, last_row); });
+void gated_activation_forward(const GateForward& args, int64_t begin, int64_t end) {
+  with_element(args.element, [&]<typename T>() {
+    with_activation(args.activation, [&]<Activation kind>() { forward<kind, T>(args, begin, end); });
+  });
+  if (args.streams) stream_fence();
+}
+
+void gated_activation_backward(const GateBackward& args, int64_t begin, int64_t end) {
+  with_element(args.element, [&]<typename T>() {
+    with_activation(args.activation, [&]<Activation kind>() { backward<kind, T>(args, begin, end); });
+  });
+  if (args.streams) stream_fence();
 }
 
 }  // namespace hybridgen::HYBRIDGEN_ISA

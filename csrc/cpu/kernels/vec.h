@@ -167,17 +167,20 @@ static inline FloatVec load(const Float16* from) {
 
 static inline void store(float* to, FloatVec x) { __builtin_memcpy(to, &x, sizeof x); }
 static inline void store(double* to, DoubleVec x) { __builtin_memcpy(to, &x, sizeof x); }
-static inline void store(BFloat16* to, FloatVec x) {
+static inline HalfBits to_bfloat16(FloatVec x) {
   const UintVec bits = bit_cast<UintVec>(x);
   const UintVec rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
   const IntVec is_nan = x != x;
   const UintVec chosen = is_nan ? (bits >> 16 | 0x40) : rounded;
 #if defined(__AVX512F__)
-  _mm256_storeu_si256((__m256i*)to, _mm512_cvtepi32_epi16((__m512i)chosen));
+  return (HalfBits)_mm512_cvtepi32_epi16((__m512i)chosen);
 #else
-  const HalfBits narrowed = __builtin_convertvector(chosen, HalfBits);
-  __builtin_memcpy(to, &narrowed, sizeof narrowed);
+  return __builtin_convertvector(chosen, HalfBits);
 #endif
+}
+static inline void store(BFloat16* to, FloatVec x) {
+  const HalfBits narrowed = to_bfloat16(x);
+  __builtin_memcpy(to, &narrowed, sizeof narrowed);
 }
 static inline void store(Float16* to, FloatVec x) {
 #if defined(__AVX512F__)
@@ -201,7 +204,8 @@ static inline void store_part(T* to, Vec<Compute<T>> x, int count) {
   for (int i = 0; i < count; ++i) narrow(x[i], to[i]);
 }
 
-// Stores around the cache, for outputs too large to be found there again; `to` must be aligned to a whole vector.
+// Stores around the cache, for outputs too large to be found there again; `to` must be aligned to what is stored.
+// Plain stores where that is not worth it.
 static inline void stream(float* to, FloatVec x) {
 #if defined(__AVX512F__)
   _mm512_stream_ps(to, (__m512)x);
@@ -209,6 +213,24 @@ static inline void stream(float* to, FloatVec x) {
   _mm256_stream_ps(to, (__m256)x);
 #else
   store(to, x);
+#endif
+}
+static inline void stream(BFloat16* to, FloatVec x) {
+#if defined(__AVX512F__)
+  _mm256_stream_si256((__m256i*)to, (__m256i)to_bfloat16(x));
+#elif defined(__AVX2__)
+  _mm_stream_si128((__m128i*)to, (__m128i)to_bfloat16(x));
+#else
+  store(to, x);
+#endif
+}
+template <typename T>
+static inline void stream(T* to, Vec<Compute<T>> x) { store(to, x); }
+
+// Before other threads may read what was streamed.
+static inline void stream_fence() {
+#if defined(__AVX2__)
+  _mm_sfence();
 #endif
 }
 

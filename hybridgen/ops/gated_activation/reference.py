@@ -35,3 +35,14 @@ def gated_activation_reference(value: Tensor, gate: Tensor, activation: str) -> 
     formula = FORMULAS[activation]
     pairs = zip(value.flatten().tolist(), gate.flatten().tolist(), strict=True)
     return torch.tensor([v * formula(g) for v, g in pairs], dtype=torch.float64).reshape(value.shape)
+
+
+def gated_activation_two_way_reference(
+    y_forward: Tensor, y_backward: Tensor, z: Tensor, activation: str, scale: float = 1.0
+) -> Tensor:
+    """(y_forward + y_backward of the mirrored token) * activation(z) * scale; float64, no gradient."""
+    y = torch.zeros(y_forward.shape, dtype=torch.float64)
+    T = y.shape[1]
+    for t in range(T):
+        y[:, t] = y_forward[:, t].double() + y_backward[:, T - 1 - t].double()
+    return gated_activation_reference(y * scale, z, activation)
