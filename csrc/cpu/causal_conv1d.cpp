@@ -1,5 +1,7 @@
 #include "causal_conv1d.h"
 
+#include <algorithm>
+
 #include "tensors.h"
 
 namespace hybridgen {
@@ -82,6 +84,43 @@ std::tuple<Tensor, Tensor> causal_conv1d(
   return {y, final_state};
 }
 
+// dx in x's dtype; the gradients of weight, bias and initial_state (empty without one) in the compute dtype.
+std::tuple<Tensor, Tensor, Tensor, Tensor> causal_conv1d_backward(
+    const Tensor& grad, const std::optional<Tensor>& grad_final, const Tensor& x, const Tensor& weight,
+    const std::optional<Tensor>& bias, int64_t activation, const std::optional<Tensor>& initial_state,
+    const std::optional<Tensor>& resets, bool reverse) {
+  const char* op = "causal_conv1d_backward";
+  const HeldInput held = hold_input(op, x, weight, bias, activation, initial_state, resets, reverse);
+  const ConvInput& in = held.input;
+  const int64_t B = x.size(0), T = in.tokens, C = in.channels, K = in.width;
+  check_shape(op, "grad", grad, {B, T, C});
+  check_dtype(op, "grad", grad, x.scalar_type());
+  check_shape(op, "grad_final", grad_final, {B, C, K - 1});
+
+  const Tensor grads = dense_rows(grad);
+  std::optional<Tensor> final_rows;
+  if (grad_final) final_rows = swapped(*grad_final, compute_type(x));
+  Tensor dx = empty_like(x, {B, T, C});
+  Tensor dhistory = empty_like(x, {initial_state ? B : 0, K - 1, C}, compute_type(x));
+  Tensor partial = empty_like(x, {B * cuts(T, kConvBackwardTokens), K + 1, C}, compute_type(x));
+  const ConvBackward args{
+      in, first_token(grads, reverse), final_rows ? final_rows->const_data_ptr() : nullptr, first_token(dx, reverse),
+      initial_state ? dhistory.mutable_data_ptr() : nullptr, partial.mutable_data_ptr(),
+      grads.stride(0), reverse ? -grads.stride(1) : grads.stride(1),
+      dx.stride(0), reverse ? -dx.stride(1) : dx.stride(1)};
+  const int64_t tasks = C ? partial.size(0) * cuts(C, kConvChannels) : 0;
+  parallel_for(0, tasks, grain(std::min(C, kConvChannels) * std::min(T, kConvBackwardTokens)),
+               [&](int64_t first, int64_t last) { best::causal_conv1d_backward(args, first, last); });
+
+  const int64_t chunks[] = {0};
+  const Tensor total = torch::stable::sum(partial, chunks);
+  const Tensor dweight = swapped(torch::stable::narrow(const_cast<Tensor&>(total), 0, 0, K), compute_type(x));
+  const Tensor dbias = torch::stable::clone(torch::stable::select(total, 0, K));
+  const Tensor dinitial =
+      initial_state ? swapped(dhistory, compute_type(x)) : empty_like(x, {0}, compute_type(x));
+  return {dx, dweight, dbias, dinitial};
+}
+
 Tensor causal_conv1d_update(
     const Tensor& x, Tensor state, const Tensor& weight, const std::optional<Tensor>& bias, int64_t activation) {
   const char* op = "causal_conv1d_update";
@@ -116,5 +155,6 @@ Tensor causal_conv1d_update(
 
 STABLE_TORCH_LIBRARY_IMPL(hybridgen_native, CPU, m) {
   m.impl("causal_conv1d", TORCH_BOX(&hybridgen::causal_conv1d));
+  m.impl("causal_conv1d_backward", TORCH_BOX(&hybridgen::causal_conv1d_backward));
   m.impl("causal_conv1d_update", TORCH_BOX(&hybridgen::causal_conv1d_update));
 }

@@ -4,33 +4,35 @@ namespace hybridgen::HYBRIDGEN_ISA {
 
 namespace {
 
-// Four tokens from t on, whose inputs all belong to one sequence and to x.
-template <Activation kind, int kWidth, typename T>
-void four_rows(const ConvRow<T>& row, T* y, int64_t y_time, int64_t t, int64_t c, int64_t count) {
+// Four tokens from t on before the activation, whose inputs all belong to one sequence and to x.
+template <int kWidth, typename T>
+void four_rows(const ConvRow<T>& row, Compute<T>* z, int64_t t, int64_t c, int64_t count) {
   using S = Compute<T>;
-  const int64_t K = kWidth ? kWidth : row.in.width, x_time = row.in.x_time;
+  const int64_t K = kWidth ? kWidth : row.in.width, x_time = row.in.x_time, C = row.in.channels;
   const T* x = row.x + (t - (K - 1)) * x_time + c;
-  const S* bias = row.taps(K) + c;
   const S* taps = row.taps(0) + c;
-  const int64_t C = row.in.channels;
   along<S>(count, [&](int64_t i, auto lanes) {
-    Vec<S> z[kRowsAtOnce];
-    for (auto& one : z) one = load(bias + i, lanes);
+    Vec<S> sums[kRowsAtOnce];
+    for (auto& one : sums) one = load(taps + K * C + i, lanes);
 #pragma GCC unroll 4
     for (int64_t k = 0; k < K; ++k) {
       const Vec<S> w = load(taps + k * C + i, lanes);
-      for (int r = 0; r < kRowsAtOnce; ++r) z[r] += w * load(x + (k + r) * x_time + i, lanes);
+      for (int r = 0; r < kRowsAtOnce; ++r) sums[r] += w * load(x + (k + r) * x_time + i, lanes);
     }
-    for (int r = 0; r < kRowsAtOnce; ++r) store(y + r * y_time + i, Act<kind>::value(z[r]), lanes);
+    for (int r = 0; r < kRowsAtOnce; ++r) store(z + r * kConvChannels + i, sums[r], lanes);
   });
 }
 
-template <Activation kind, typename T>
-void one_row(const ConvRow<T>& row, T* y, int64_t t, int64_t c, int64_t count) {
-  using S = Compute<T>;
-  S z[kConvChannels];
-  pre_activation(row, t, c, count, z);
-  along<S>(count, [&](int64_t i, auto lanes) { store(y + i, Act<kind>::value(load(z + i, lanes)), lanes); });
+// In a function of its own, so that the eleven activations are not compiled once per width.
+template <typename T>
+void activate(int32_t activation, T* y, int64_t y_time, const Compute<T>* z, int64_t rows, int64_t count) {
+  with_activation(activation, [&]<Activation kind>() {
+    for (int64_t r = 0; r < rows; ++r) {
+      along<Compute<T>>(count, [&](int64_t i, auto lanes) {
+        store(y + r * y_time + i, Act<kind>::value(load(z + r * kConvChannels + i, lanes)), lanes);
+      });
+    }
+  });
 }
 
 template <typename T>
@@ -42,7 +44,7 @@ void final_state(const ConvRow<T>& row, T* state, int64_t c, int64_t count) {
   }
 }
 
-template <Activation kind, int kWidth, typename T>
+template <int kWidth, typename T>
 void forward(const ConvForward& args, int64_t first, int64_t last) {
   const ConvInput& in = args.input;
   const int64_t blocks = (in.channels + kConvChannels - 1) / kConvChannels;
@@ -55,15 +57,18 @@ void forward(const ConvForward& args, int64_t first, int64_t last) {
     T* y = static_cast<T*>(args.y) + batch * args.y_batch + c;
     int64_t t = chunk * kConvForwardTokens;
     const int64_t end = t + kConvForwardTokens < in.tokens ? t + kConvForwardTokens : in.tokens;
+    Compute<T> z[kRowsAtOnce * kConvChannels];
     while (t < end) {
       const int64_t earliest = t - (in.width - 1), latest = t + kRowsAtOnce - 1;
-      if (latest < end && earliest >= 0 && row.linked(earliest, latest)) {
-        four_rows<kind, kWidth>(row, y + t * args.y_time, args.y_time, t, c, count);
-        t += kRowsAtOnce;
+      const bool four = latest < end && earliest >= 0 && row.linked(earliest, latest);
+      if (four) {
+        four_rows<kWidth>(row, z, t, c, count);
       } else {
-        one_row<kind>(row, y + t * args.y_time, t, c, count);
-        ++t;
+        pre_activation(row, t, c, count, z);
       }
+      const int64_t rows = four ? kRowsAtOnce : 1;
+      activate(in.activation, y + t * args.y_time, args.y_time, z, rows, count);
+      t += rows;
     }
     if (chunk == chunks - 1) {
       final_state(row, static_cast<T*>(args.final_state) + batch * in.channels * (in.width - 1), c, count);
@@ -79,10 +84,12 @@ inline Vec<Scalar> gather(const W* from, int64_t stride, int count) {
 }
 
 // The state moves on by one input while its old contents are summed up.
-template <Activation kind, typename T, typename W>
+template <typename T, typename W>
 void update(const ConvUpdate& args, int64_t first, int64_t last) {
   using S = Compute<T>;
   const int64_t K = args.width;
+  S sums[kConvChannels];
+  int64_t done = 0;
   while (first < last) {
     const int64_t batch = first / args.channels, c = first % args.channels;
     const int64_t left = args.channels - c < last - first ? args.channels - c : last - first;
@@ -100,7 +107,12 @@ void update(const ConvUpdate& args, int64_t first, int64_t last) {
       for (int64_t k = 0; k < K - 2; ++k) window[k] = window[k + 1];
       window[K - 2] = x[i];
     }
-    store_part(static_cast<T*>(args.y) + first, Act<kind>::value(z), count);
+    store_part(sums + done, z, count);
+    done += count;
+    if (done > kConvChannels - kLanes<S> || first + count == last) {
+      activate(args.activation, static_cast<T*>(args.y) + first + count - done, 0, sums, 1, done);
+      done = 0;
+    }
     first += count;
   }
 }
@@ -109,21 +121,17 @@ void update(const ConvUpdate& args, int64_t first, int64_t last) {
 
 void causal_conv1d_forward(const ConvForward& args, int64_t first_task, int64_t last_task) {
   with_element(args.input.element, [&]<typename T>() {
-    with_activation(args.input.activation, [&]<Activation kind>() {
-      with_width(args.input.width, [&]<int kWidth>() { forward<kind, kWidth, T>(args, first_task, last_task); });
-    });
+    with_width(args.input.width, [&]<int kWidth>() { forward<kWidth, T>(args, first_task, last_task); });
   });
 }
 
 void causal_conv1d_update(const ConvUpdate& args, int64_t first_channel, int64_t last_channel) {
   with_element(args.element, [&]<typename T>() {
-    with_activation(args.activation, [&]<Activation kind>() {
-      if (args.weight_element == args.element) {
-        update<kind, T, T>(args, first_channel, last_channel);
-      } else {
-        update<kind, T, Compute<T>>(args, first_channel, last_channel);
-      }
-    });
+    if (args.weight_element == args.element) {
+      update<T, T>(args, first_channel, last_channel);
+    } else {
+      update<T, Compute<T>>(args, first_channel, last_channel);
+    }
   });
 }
 
