@@ -43,7 +43,14 @@ STABLE_TORCH_LIBRARY(hybridgen_native, m) {
       "selective_state_update(Tensor(a!) state, Tensor u, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, "
       "Tensor? z, Tensor? dt_bias, int activation) -> Tensor");
 
-  // ---- causal convolution ----
+  // ---- causal convolution: x (B, T, C), weight (C, K), states (B, C, K-1), resets (B, T) ----
+  m.def(
+      "causal_conv1d(Tensor x, Tensor weight, Tensor? bias, int activation, Tensor? initial_state, Tensor? resets, "
+      "bool reverse) -> (Tensor, Tensor)");
+  m.def(
+      "causal_conv1d_backward(Tensor grad, Tensor? grad_final, Tensor x, Tensor weight, Tensor? bias, int activation, "
+      "Tensor? initial_state, Tensor? resets, bool reverse) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("causal_conv1d_update(Tensor x, Tensor(a!) state, Tensor weight, Tensor? bias, int activation) -> Tensor");
 
   // ---- state-space duality (Mamba-2) ----
   // A, D, dt_bias and states in the dtype of the arithmetic, float32 or float64. The kept states are those before every

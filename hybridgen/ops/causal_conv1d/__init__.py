@@ -1,10 +1,11 @@
 """Causal depthwise convolution over time, with a carried state and packed sequences."""
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hybridgen.ops import backends
-from hybridgen.ops.causal_conv1d import mamba_ssm
+from hybridgen.ops.causal_conv1d import mamba_ssm, native
 from hybridgen.ops.causal_conv1d.plain import causal_conv1d_plain, causal_conv1d_update_plain
 from hybridgen.ops.shapes import check_shapes
 
@@ -17,6 +18,7 @@ def causal_conv1d(
     initial_state: Float[Tensor, "B C K-1"] | None = None,
     resets: Bool[Tensor, "B T"] | None = None,
     backend: str = "auto",
+    reverse: bool = False,
 ) -> tuple[Float[Tensor, "B T C"], Float[Tensor, "B C K-1"]]:
     """Convolve each channel with its own K taps over the present and the K-1 past tokens.
 
@@ -27,7 +29,9 @@ def causal_conv1d(
         activation: A key of `hybridgen.ops.activations.ACTIVATIONS`.
         initial_state: The K-1 inputs before the first token; None means zeros.
         resets: True where a token begins a new sequence: it and its successors see nothing from before it.
-        backend: `auto`, `torch` or `mamba_ssm` (the kernel of causal-conv1d).
+        backend: `auto`, `torch`, `native` or `mamba_ssm` (the kernel of causal-conv1d).
+        reverse: Convolve from the last token to the first, as if x were flipped before and y after: y_t sees
+            x_t .. x_{t+K-1}. Sequences still begin at `resets`; both states hold their inputs in the flipped order.
 
     Returns:
         The outputs and the final state: the last K-1 inputs of each row's last sequence, zeros before its start.
@@ -50,9 +54,22 @@ def causal_conv1d(
     )
 
     arguments = (x, weight, bias, activation, initial_state, resets)
-    if backends.pick("causal_conv1d", backend, x.device, {"mamba_ssm": mamba_ssm.scan_refusal}, *arguments) != "torch":
-        return mamba_ssm.causal_conv1d_kernel(x, weight, bias, activation, initial_state, resets)
-    return causal_conv1d_plain(x, weight, bias, activation, initial_state, resets)
+    refusals = {"native": native.scan_refusal, "mamba_ssm": mamba_ssm.scan_refusal}
+    name = backends.pick("causal_conv1d", backend, x.device, refusals, *arguments)
+    if name == "native":
+        return native.causal_conv1d_native(*arguments, reverse)
+    run = mamba_ssm.causal_conv1d_kernel if name == "mamba_ssm" else causal_conv1d_plain
+    if not reverse:
+        return run(*arguments)
+    y, state = run(x.flip(1), weight, bias, activation, initial_state, _flipped_resets(resets))
+    return y.flip(1), state
+
+
+def _flipped_resets(resets: Tensor | None) -> Tensor | None:
+    """Where sequences begin once time is flipped: behind what was their last token."""
+    if resets is None or resets.shape[1] == 0:
+        return resets
+    return torch.cat([torch.zeros_like(resets[:, :1]), resets[:, 1:].flip(1)], dim=1)
 
 
 def causal_conv1d_update(
@@ -67,6 +84,7 @@ def causal_conv1d_update(
 
     Args:
         state: The K-1 inputs before this token.
+        backend: `auto`, `torch`, `native` or `mamba_ssm`, as for `causal_conv1d`.
 
     Returns:
         What `causal_conv1d` gives for this token, in x's dtype.
@@ -82,8 +100,11 @@ def causal_conv1d_update(
         {"state": (state, (batch, C, K - 1)), "weight": (weight, (C, K)), "bias": (bias, (C,))},
     )
 
-    refusals = {"mamba_ssm": mamba_ssm.update_refusal}
+    refusals = {"native": native.update_refusal, "mamba_ssm": mamba_ssm.update_refusal}
     arguments = (x, state, weight, bias, activation)
-    if backends.pick("causal_conv1d_update", backend, x.device, refusals, *arguments) == "mamba_ssm":
-        return mamba_ssm.causal_conv1d_update_kernel(x, state, weight, bias, activation)
-    return causal_conv1d_update_plain(x, state, weight, bias, activation)
+    name = backends.pick("causal_conv1d_update", backend, x.device, refusals, *arguments)
+    if name == "native":
+        return native.causal_conv1d_update_native(*arguments)
+    if name == "mamba_ssm":
+        return mamba_ssm.causal_conv1d_update_kernel(*arguments)
+    return causal_conv1d_update_plain(*arguments)
