@@ -7,7 +7,7 @@ DEMO := demo-output/tiny-hybrid
 
 .DEFAULT_GOAL := help
 .PHONY: help setup format check check-format check-lint check-types check-spelling check-sizes \
-	test test-gpu bench docs demo clean
+	test test-gpu ext-cuda-check bench docs demo clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ test: setup ## Run the tests; needs no GPU and no network
 
 test-gpu: ## Run the GPU tests and time the operations, on a machine with CUDA
 	bash scripts/gpu_check.sh
+
+ext-cuda-check: setup ## Compile the CUDA sources for all architectures and fail on register spills; needs nvcc, no GPU
+	$(BIN)/python scripts/check_cuda_build.py
 
 bench: setup ## Measure the cold start, then building, saving and loading the 1.6 B Zonos hybrid, then the operators
 	$(BIN)/python scripts/bench_startup.py

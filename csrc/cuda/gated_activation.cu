@@ -204,7 +204,7 @@ void run_typed(const Call& call, GateArgs args, cudaStream_t stream) {
   const dim3 block(x, kThreads / x);
   args.blocks_per_row = static_cast<uint32_t>((packs + x - 1) / x);
   const int64_t blocks = (args.rows + block.y - 1) / block.y * args.blocks_per_row;
-  STD_TORCH_CHECK(blocks < int64_t{1} << 31, call.op, ": the tensors are too large for one launch");
+  STD_TORCH_CHECK(blocks < int64_t{1} << 31 && (flat || args.rows < int64_t{1} << 32), call.op, ": the tensors are too large for one launch");
   const dim3 grid(static_cast<uint32_t>(blocks));
   if (aligned) {
     launch<T, wide, kBackward>(args, grid, block, stream);

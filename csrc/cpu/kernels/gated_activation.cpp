@@ -38,6 +38,15 @@ void put(T* to, V x) {
   }
 }
 
+// Calls body.operator()<streams>().
+template <typename T, typename Body>
+void with_stores(bool streams, const Body& body) {
+  if constexpr (kCanStream<T>) {
+    if (streams) return body.template operator()<true>();
+  }
+  body.template operator()<false>();
+}
+
 template <typename T>
 bool aligned(const T* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % (kLanes<Compute<T>> * sizeof(T)) == 0;
@@ -92,14 +101,14 @@ void forward(const GateForward& args, int64_t begin, int64_t end) {
   for_rows(args, begin, end, [&](int64_t row, int64_t partner, int64_t column, int64_t count) {
     T* out = at<T>(args.out, row, column);
     const T *value = at<T>(args.value, row, column), *gate = at<T>(args.gate, row, column);
-    const bool streams = args.streams && aligned(out);
-    if (args.period) {
-      const TwoRows<T> sum{value, at<T>(args.other, partner, column), static_cast<Compute<T>>(args.scale)};
-      streams ? forward_row<kind, true>(out, sum, gate, count) : forward_row<kind, false>(out, sum, gate, count);
-    } else {
-      const OneRow<T> one{value};
-      streams ? forward_row<kind, true>(out, one, gate, count) : forward_row<kind, false>(out, one, gate, count);
-    }
+    with_stores<T>(args.streams && aligned(out), [&]<bool streams>() {
+      if (args.period) {
+        const TwoRows<T> sum{value, at<T>(args.other, partner, column), static_cast<Compute<T>>(args.scale)};
+        forward_row<kind, streams>(out, sum, gate, count);
+      } else {
+        forward_row<kind, streams>(out, OneRow<T>{value}, gate, count);
+      }
+    });
   });
 }
 
@@ -109,20 +118,15 @@ void backward(const GateBackward& args, int64_t begin, int64_t end) {
     T *d_value = at<T>(args.d_value, row, column), *d_gate = at<T>(args.d_gate, row, column);
     const T *value = at<T>(args.value, row, column), *gate = at<T>(args.gate, row, column);
     const T* grad = at<T>(args.grad, row, column);
-    const bool streams = args.streams && aligned(d_value) && aligned(d_gate);
-    const auto run = [&]<typename Value>(const Value& gated, T* d_other) {
-      if (streams) {
-        backward_row<kind, true>(d_value, d_other, d_gate, grad, gated, gate, count);
+    with_stores<T>(args.streams && aligned(d_value) && aligned(d_gate), [&]<bool streams>() {
+      if (args.period) {
+        const TwoRows<T> sum{value, at<T>(args.other, partner, column), static_cast<Compute<T>>(args.scale)};
+        T* d_other = at<T>(args.d_other, partner, column);
+        backward_row<kind, streams>(d_value, d_other, d_gate, grad, sum, gate, count);
       } else {
-        backward_row<kind, false>(d_value, d_other, d_gate, grad, gated, gate, count);
+        backward_row<kind, streams>(d_value, static_cast<T*>(nullptr), d_gate, grad, OneRow<T>{value}, gate, count);
       }
-    };
-    if (args.period) {
-      const T* other = at<T>(args.other, partner, column);
-      run(TwoRows<T>{value, other, static_cast<Compute<T>>(args.scale)}, at<T>(args.d_other, partner, column));
-    } else {
-      run(OneRow<T>{value}, static_cast<T*>(nullptr));
-    }
+    });
   });
 }
 

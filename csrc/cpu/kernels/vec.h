@@ -204,28 +204,23 @@ static inline void store_part(T* to, Vec<Compute<T>> x, int count) {
   for (int i = 0; i < count; ++i) narrow(x[i], to[i]);
 }
 
-// Stores around the cache, for outputs too large to be found there again; `to` must be aligned to what is stored.
-// Plain stores where that is not worth it.
-static inline void stream(float* to, FloatVec x) {
+// Stores around the cache, for outputs too large to be found there again; `to` must be aligned to what is stored. Only
+// for the element types and instruction sets of kCanStream.
 #if defined(__AVX512F__)
-  _mm512_stream_ps(to, (__m512)x);
+static inline void stream(float* to, FloatVec x) { _mm512_stream_ps(to, (__m512)x); }
+static inline void stream(BFloat16* to, FloatVec x) { _mm256_stream_si256((__m256i*)to, (__m256i)to_bfloat16(x)); }
 #elif defined(__AVX2__)
-  _mm256_stream_ps(to, (__m256)x);
-#else
-  store(to, x);
+static inline void stream(float* to, FloatVec x) { _mm256_stream_ps(to, (__m256)x); }
+static inline void stream(BFloat16* to, FloatVec x) { _mm_stream_si128((__m128i*)to, (__m128i)to_bfloat16(x)); }
 #endif
-}
-static inline void stream(BFloat16* to, FloatVec x) {
-#if defined(__AVX512F__)
-  _mm256_stream_si256((__m256i*)to, (__m256i)to_bfloat16(x));
-#elif defined(__AVX2__)
-  _mm_stream_si128((__m128i*)to, (__m128i)to_bfloat16(x));
-#else
-  store(to, x);
-#endif
-}
 template <typename T>
-static inline void stream(T* to, Vec<Compute<T>> x) { store(to, x); }
+constexpr bool kCanStream = false;
+#if defined(__AVX2__)
+template <>
+constexpr bool kCanStream<float> = true;
+template <>
+constexpr bool kCanStream<BFloat16> = true;
+#endif
 
 // Before other threads may read what was streamed.
 static inline void stream_fence() {
