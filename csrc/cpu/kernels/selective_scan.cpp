@@ -35,7 +35,8 @@ void recur(Chunk<S>& chunk, int64_t count, const Vec<S>* A2, Vec<S>* states, con
 template <typename S, bool with_resets>
 void recur_all(Chunk<S>& chunk, int64_t count, const Vec<S>* A2, Vec<S>* states, const S* B, const S* C, int64_t N) {
   int64_t n = 0;
-  for (; n + 4 <= N; n += 4) recur<S, 4, with_resets>(chunk, count, A2 + n, states + n, B + n, C + n, N);
+  for (; n + kStates <= N; n += kStates)
+    recur<S, kStates, with_resets>(chunk, count, A2 + n, states + n, B + n, C + n, N);
   for (; n < N; ++n) recur<S, 1, with_resets>(chunk, count, A2 + n, states + n, B + n, C + n, N);
 }
 

@@ -103,8 +103,6 @@ void recur(const Work<S>& work, int64_t count, int64_t block, int64_t n, const V
   for (int k = 0; k < K; ++k) after[k] = carry[k], grad_A[k] = sum_A[k];
 }
 
-constexpr int kStates = 4;
-
 template <typename S, bool with_resets>
 void recur_all(const Work<S>& work, int64_t count, int64_t index, Block block, const S* kept, int64_t channels,
                int64_t N) {
