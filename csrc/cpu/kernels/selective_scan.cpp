@@ -76,8 +76,8 @@ void scan_task(const SelectiveScan& scan, int64_t index) {
   using V = Vec<S>;
   const Task<S> task(scan, index);
   const int64_t N = scan.N, row = task.row, state_row = row * scan.channels * N;
-  Scratch scratch((2 * task.count() * N + 2 * kScanChunk) * int64_t{sizeof(V)} + 2 * kScanChunk * N * int64_t{sizeof(S)} +
-                  int64_t{sizeof(Chunk<S>)} + 512);
+  const int64_t vectors = 2 * task.count() * N, rows = 2 * kScanChunk * N;
+  Scratch scratch(vectors * int64_t{sizeof(V)} + rows * int64_t{sizeof(S)} + int64_t{sizeof(Chunk<S>)} + 512);
   V* const A2 = scratch.take<V>(task.count() * N);
   V* const states = scratch.take<V>(task.count() * N);
   S* const B = scratch.take<S>(kScanChunk * N);

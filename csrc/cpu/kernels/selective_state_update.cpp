@@ -69,8 +69,10 @@ void selective_state_update(const SelectiveUpdate& args, int64_t first_item, int
     for (int64_t item = first_item; item < last_item; ++item) {
       const int64_t first = item % per_row * kUpdateBlock, end = first + kUpdateBlock;
       const int64_t last = end < args.channels ? end : args.channels;
-      for (int64_t channel = first; channel < last; channel += lanes)
-        update_block<T>(args, item / per_row, channel, static_cast<int>(last - channel < lanes ? last - channel : lanes));
+      for (int64_t channel = first; channel < last; channel += lanes) {
+        const int64_t rest = last - channel;
+        update_block<T>(args, item / per_row, channel, static_cast<int>(rest < lanes ? rest : lanes));
+      }
     }
   });
 }
