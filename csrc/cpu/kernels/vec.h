@@ -60,7 +60,7 @@ constexpr int kLanes = VecOf<Scalar>::size;
 
 template <typename Scalar>
 static inline Vec<Scalar> splat(Scalar value) {
-  return Vec<Scalar>{} + value;
+  return value - Vec<Scalar>{};  // subtracting zero changes no number, so no instruction is left of it; adding it does
 }
 
 template <typename To, typename From>
