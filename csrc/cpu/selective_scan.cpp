@@ -119,6 +119,11 @@ SelectiveScan scan_arguments(const Inputs& in, int64_t activation, bool reverse)
   return scan;
 }
 
+// Tasks per thread: a second thread costs as much as some ten thousand states.
+int64_t task_grain(const SelectiveScan& scan) {
+  return grain(scan.T * scan.N * (scan.channels / (scan.groups * scan.splits)));
+}
+
 std::tuple<Tensor, Tensor, Tensor> selective_scan(
     const Tensor& u, const Tensor& dt, const Tensor& A, const Tensor& B, const Tensor& C, const MaybeTensor& D,
     const MaybeTensor& z, const MaybeTensor& dt_bias, int64_t activation, const MaybeTensor& initial_state,
@@ -135,7 +140,7 @@ std::tuple<Tensor, Tensor, Tensor> selective_scan(
   scan.y = sequence(y, reverse);
   scan.final_state = final_state.mutable_data_ptr();
   scan.kept = chunks ? kept.mutable_data_ptr() : nullptr;
-  torch::stable::parallel_for(0, scan.batch * scan.groups * scan.splits, 1, [&](int64_t first, int64_t last) {
+  torch::stable::parallel_for(0, scan.batch * scan.groups * scan.splits, task_grain(scan), [&](int64_t first, int64_t last) {
     best::selective_scan_forward(scan, first, last);
   });
   return {y, final_state, kept};
@@ -183,7 +188,7 @@ Gradients selective_scan_backward(
   args.grad_A = dA.mutable_data_ptr();
   args.grad_D = dD.mutable_data_ptr();
   args.grad_bias = dbias.mutable_data_ptr();
-  torch::stable::parallel_for(0, batch * scan.groups * scan.splits, 1, [&](int64_t first, int64_t last) {
+  torch::stable::parallel_for(0, batch * scan.groups * scan.splits, task_grain(scan), [&](int64_t first, int64_t last) {
     best::selective_scan_backward(args, first, last);
   });
   const auto whole = [&](const Tensor& parts) {

@@ -110,6 +110,7 @@ struct Checked {
     while (in.slices < threads && in.slices < heads && groups * in.slices % threads != 0) ++in.slices;
   }
   int64_t jobs() const { return in.batch * in.G * in.slices; }
+  int64_t task_grain() const { return grain(in.T * in.N * in.P * in.H / (in.G * in.slices)); }
 };
 
 std::tuple<Tensor, Tensor, Tensor> ssd_scan(
@@ -132,7 +133,7 @@ std::tuple<Tensor, Tensor, Tensor> ssd_scan(
   const SsdForward args{
       in, y.mutable_data_ptr(), final_state.mutable_data_ptr(), keep_states ? kept.mutable_data_ptr() : nullptr,
       scratch.mutable_data_ptr(), size};
-  torch::stable::parallel_for(0, jobs, 1, [&](int64_t first, int64_t last) { best::ssd_forward(args, first, last); });
+  torch::stable::parallel_for(0, jobs, given.task_grain(), [&](int64_t first, int64_t last) { best::ssd_forward(args, first, last); });
   return {y, final_state, kept};
 }
 
@@ -180,7 +181,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> ssd_scan_back
       dy.stride(0), dy.stride(1), dy.stride(2),
       dx.mutable_data_ptr(), ddt.mutable_data_ptr(), dA.mutable_data_ptr(), dB.mutable_data_ptr(),
       dC.mutable_data_ptr(), dD.mutable_data_ptr(), dinitial.mutable_data_ptr(), scratch.mutable_data_ptr(), size};
-  torch::stable::parallel_for(0, jobs, 1, [&](int64_t first, int64_t last) { best::ssd_backward(args, first, last); });
+  torch::stable::parallel_for(0, jobs, given.task_grain(), [&](int64_t first, int64_t last) { best::ssd_backward(args, first, last); });
   return {dx, ddt, dA, sum_slices(dB, B, in), sum_slices(dC, C, in), dD, dinitial};
 }
 

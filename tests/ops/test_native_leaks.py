@@ -37,9 +37,7 @@ def _ssd(x):
 def _update(x):
     token, B = x[:, 0].detach(), x.detach()[:, 0, None, :4]
     with torch.no_grad():
-        selective_state_update(
-            torch.zeros(1, 64, 4), token, token, -torch.ones(64, 4), B, B, z=token, backend="native"
-        )
+        selective_state_update(torch.zeros(1, 64, 4), token, token, -torch.ones(64, 4), B, B, z=token, backend="native")
     return x
 
 
