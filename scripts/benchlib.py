@@ -244,8 +244,8 @@ def main(description: str, sections: dict[str, Section]) -> None:
 def _parse(description: str, sections: dict[str, Section]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(sections)}; none is all of them")
-    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, min(2, os.cpu_count() or 1)}))
-    parser.add_argument("--allocators", nargs="+", choices=ALLOCATORS, default=list(ALLOCATORS))
+    parser.add_argument("--threads", default="1,2", help="numbers of threads, separated by commas (default 1,2)")
+    parser.add_argument("--allocator", choices=ALLOCATORS, help="only this one; by default all, one after the other")
     parser.add_argument("--seconds", type=float, help="per table, not counting two calls of each candidate")
     parser.add_argument("--quick", action="store_true", help="short runs without the slowest peers")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there as well")
@@ -253,6 +253,8 @@ def _parse(description: str, sections: dict[str, Section]) -> argparse.Namespace
     for name in options.names:
         if name not in sections:
             parser.error(f"there is no {name}; the names are {', '.join(sections)}")
+    options.threads = [int(number) for number in options.threads.split(",")]
+    options.allocators = [options.allocator] if options.allocator else list(ALLOCATORS)
     options.names = options.names or list(sections)
     options.seconds = options.seconds or (2.0 if options.quick else 12.0)
     return options

@@ -15,6 +15,9 @@ constexpr const char* kScan = "selective_scan";
 constexpr const char* kBackward = "selective_scan_backward";
 constexpr const char* kUpdate = "selective_state_update";
 
+// The tensor itself if it is contiguous; asking is cheaper than a call of the operator.
+Tensor dense(const Tensor& tensor) { return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor); }
+
 // The inputs of a scan in the layouts that the kernels read; it holds the copies that this takes.
 struct Inputs {
   Tensor u, dt, A, B, C;
@@ -22,10 +25,10 @@ struct Inputs {
 
   Inputs(const char* op, const Tensor& u_, const Tensor& dt_, const Tensor& A_, const Tensor& B_, const Tensor& C_,
          const MaybeTensor& D_, const MaybeTensor& z_, const MaybeTensor& dt_bias_)
-      : u(dense_rows(u_)), dt(dense_rows(dt_)), A(torch::stable::contiguous(A_)), B(dense_rows(B_)), C(dense_rows(C_)) {
-    if (D_) D = torch::stable::contiguous(*D_);
+      : u(dense_rows(u_)), dt(dense_rows(dt_)), A(dense(A_)), B(dense_rows(B_)), C(dense_rows(C_)) {
+    if (D_) D = dense(*D_);
     if (z_) z = dense_rows(*z_);
-    if (dt_bias_) dt_bias = torch::stable::contiguous(*dt_bias_);
+    if (dt_bias_) dt_bias = dense(*dt_bias_);
     STD_TORCH_CHECK(A.dim() == 2, op, ": A must have shape (D, N), but has ", shape_text(A));
     STD_TORCH_CHECK(A.size(1) >= 1 && A.size(1) <= 256, op, ": the state size must be 1 to 256, but is ", A.size(1));
     const int64_t channels = A.size(0), last = B.dim() - 2;
@@ -59,7 +62,7 @@ struct Inputs {
     check_dtype(op, "initial_state", initial_state_, compute_type(u));
     check_shape(op, "resets", resets_, {u.size(0), u.size(1)});
     check_dtype(op, "resets", resets_, ScalarType::Bool);
-    if (initial_state_) initial_state = torch::stable::contiguous(*initial_state_);
+    if (initial_state_) initial_state = dense(*initial_state_);
     resets = resets_;
   }
 };
@@ -157,8 +160,8 @@ Gradients selective_scan_backward(
   check_dtype(kBackward, "grad_y", grad_y, u.scalar_type());
   check_shape(kBackward, "grad_final", grad_final, {batch, channels, N});
   check_dtype(kBackward, "grad_final", grad_final, compute);
-  const Tensor grads = dense_rows(grad_y), finals = torch::stable::contiguous(grad_final),
-               states = torch::stable::contiguous(kept);
+  const Tensor grads = dense_rows(grad_y), finals = dense(grad_final),
+               states = dense(kept);
   scan.kept = const_cast<void*>(states.const_data_ptr());
   args.grad_y = sequence(grads, reverse);
   args.grad_final = finals.const_data_ptr();
@@ -204,7 +207,7 @@ Tensor selective_state_update(
   check_shape(kUpdate, "state", state, {batch, channels, N});
   check_dtype(kUpdate, "state", state, compute_type(u));
   // The kernel works on a dense state; another one is copied there and back.
-  Tensor dense = torch::stable::contiguous(state);
+  Tensor advanced = dense(state);
   Tensor y = empty_like(u, {batch, channels});
   const auto rows = [](const Tensor& tensor) {
     return Sequence{const_cast<void*>(tensor.const_data_ptr()), tensor.stride(0), 0,
@@ -212,14 +215,14 @@ Tensor selective_state_update(
   };
   const SelectiveUpdate args{
       rows(in.u), rows(in.dt), in.z ? rows(*in.z) : Sequence{}, rows(in.B), rows(in.C), rows(y),
-      in.A.const_data_ptr(), data(in.D), data(in.dt_bias), dense.mutable_data_ptr(), channels, groups, N,
+      in.A.const_data_ptr(), data(in.D), data(in.dt_bias), advanced.mutable_data_ptr(), channels, groups, N,
       element_of(kUpdate, "u", u), static_cast<int32_t>(activation)};
   const int64_t items = batch * ((channels + kUpdateBlock - 1) / kUpdateBlock);
   // A second thread costs as much as some ten thousand states.
   torch::stable::parallel_for(0, items, 32768 / (kUpdateBlock * N) + 1, [&](int64_t first, int64_t last) {
     best::selective_state_update(args, first, last);
   });
-  if (dense.const_data_ptr() != state.const_data_ptr()) torch::stable::copy_(state, dense);
+  if (!state.is_contiguous()) torch::stable::copy_(state, advanced);
   return y;
 }
 

@@ -18,7 +18,7 @@ CASES = {name: case for name, case in OP_CASES.items() if name.startswith("ssd")
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 LENGTHS = [0, 1, 16, 17, 150]
 # Heads, channels, groups and state size: whole panels, tails of every kind, and more heads than share one preparation.
-SIZES = [(2, 64, 1, 128), (3, 33, 3, 40), (20, 5, 1, 9), (2, 1, 2, 1), (4, 40, 2, 300)]
+SIZES = [(2, 64, 1, 128), (3, 33, 3, 40), (20, 5, 1, 9), (2, 1, 2, 1), (2, 3, 2, 300)]
 
 
 def _state_dtype(dtype):
@@ -251,7 +251,7 @@ def test_calls_it_cannot_do_are_refused():
     with pytest.raises(BackendUnavailableError, match="it needs x, B and C in one of float32, float64"):
         ssd_scan(**mixed, backend="native")
     step = {name: t[:, 0] if t.dim() > 2 else t for name, t in tensors.items()}
-    with pytest.raises(BackendUnavailableError, match="must be torch.float32, but is torch.bfloat16"):
+    with pytest.raises(BackendUnavailableError, match=r"must be torch\.float32, but is torch\.bfloat16"):
         ssd_update(torch.zeros(2, 2, 3, 4, dtype=torch.bfloat16), **step, backend="native")
     with pytest.raises(BackendUnavailableError, match="it has no gradient"):
         ssd_update(torch.zeros(2, 2, 3, 4, requires_grad=True), **step, backend="native")

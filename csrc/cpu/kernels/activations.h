@@ -27,7 +27,7 @@ static inline V constant(double value) {
 
 // exp(x) - 1 for x <= 0.
 static inline FloatVec expm1_negative(FloatVec x) {
-  x = x < -20.0f ? splat<float>(-20.0f) : x;
+  x = max(splat<float>(-20.0f), x);
   const FloatVec n = floor(x * 1.44269504f + 0.5f);
   const FloatVec r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
   FloatVec p = 0.00138825108f * r + 0.00836658012f;
@@ -46,7 +46,7 @@ static inline DoubleVec expm1_negative(DoubleVec x) {
 // The upper tail of the normal distribution beyond x >= 0, given e = exp(-x^2 / 2): e / 2 erfcx(x / sqrt(2)), the latter
 // a polynomial in 1 / (1 + 0.35 x) with a relative error below 4e-8.
 static inline FloatVec normal_tail(FloatVec x, FloatVec e) {
-  const FloatVec t = reciprocal(1 + 0.35f * (x > 20.0f ? splat<float>(20.0f) : x));
+  const FloatVec t = reciprocal(1 + 0.35f * min(splat<float>(20.0f), x));
   FloatVec p = -0.0291454550f * t + 0.143969640f;
   p = p * t - 0.255710542f;
   p = p * t + 0.159170493f;
@@ -65,7 +65,7 @@ static inline DoubleVec normal_tail(DoubleVec x, DoubleVec) {
 // The logistic function.
 template <typename V>
 static inline ValueSlope<V> logistic(V x) {
-  const V e = exp(x < 0 ? x : -x), r = reciprocal(1 + e);
+  const V e = exp(negative_magnitude(x)), r = reciprocal(1 + e);
   return {x < 0 ? e * r : r, e * r * r};
 }
 
@@ -148,9 +148,9 @@ template <>
 struct Act<Activation::kTanh> {
   template <typename V>
   static inline V value(V x) {
-    const V m = expm1_negative(x < 0 ? x + x : -(x + x));
+    const V m = expm1_negative(negative_magnitude(x + x));
     const V y = m * reciprocal(2 + m);  // -tanh(|x|)
-    return x < 0 ? y : -y;
+    return x < 0 ? y : (x == 0 ? x : -y);
   }
   template <typename V>
   static inline ValueSlope<V> both(V x) { return {value(x), 4 * logistic(x + x).slope}; }
@@ -171,7 +171,7 @@ struct Act<Activation::kMish> {
   static inline V value(V x) { return both(x).value; }
   template <typename V>
   static inline ValueSlope<V> both(V x) {
-    const V e = exp(x < 0 ? x : -x), e2 = e * e;
+    const V e = exp(negative_magnitude(x)), e2 = e * e;
     const V above = x < 0 ? e2 + 2 * e : 1 + 2 * e;
     const V r = reciprocal(above + 2 * (x < 0 ? V{} + 1 : e2));
     const V t = above * r;

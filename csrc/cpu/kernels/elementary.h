@@ -43,16 +43,14 @@ static inline FloatVec fraction_exp2(FloatVec f) {
 
 // 2^x.
 static inline FloatVec exp2(FloatVec x) {
-  x = x < -152.0f ? splat<float>(-152.0f) : x;
-  x = x > 129.0f ? splat<float>(129.0f) : x;
+  x = min(splat<float>(129.0f), max(splat<float>(-152.0f), x));
   const FloatVec n = floor(x);
   return scale(fraction_exp2(x - n), n);
 }
 
 static inline FloatVec exp(FloatVec x) {
-  // Beyond these limits the result is 0 or inf; the comparisons keep NaN as it is.
-  x = x < -104.0f ? splat<float>(-104.0f) : x;
-  x = x > 89.0f ? splat<float>(89.0f) : x;
+  // Beyond these limits the result is 0 or inf; NaN stays.
+  x = min(splat<float>(89.0f), max(splat<float>(-104.0f), x));
   // x = n ln 2 + r with ln 2 in two parts: r is as exact as x is, however large n.
   const FloatVec n = floor(x * 1.44269504f);
   const FloatVec r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
@@ -84,8 +82,7 @@ static inline DoubleVec log1p_unit(DoubleVec y) {
 // As torch's: x itself above 20.
 template <typename V>
 static inline V softplus(V x) {
-  const V magnitude = x < 0 ? -x : x;
-  const V result = (x > 0 ? x : V{}) + log1p_unit(exp(-magnitude));
+  const V result = (x > 0 ? x : V{}) + log1p_unit(exp(negative_magnitude(x)));
   return x > 20 ? x : (x != x ? x : result);
 }
 
@@ -103,7 +100,7 @@ static inline DoubleVec reciprocal(DoubleVec x) { return 1 / x; }
 
 template <typename V>
 static inline V sigmoid(V x) {
-  const V e = exp(x < 0 ? x : -x), r = reciprocal(1 + e);
+  const V e = exp(negative_magnitude(x)), r = reciprocal(1 + e);
   return x < 0 ? e * r : r;
 }
 

@@ -35,7 +35,8 @@ void recur(Chunk<S>& chunk, int64_t count, const Vec<S>* A2, Vec<S>* states, con
 template <typename S, bool with_resets>
 void recur_all(Chunk<S>& chunk, int64_t count, const Vec<S>* A2, Vec<S>* states, const S* B, const S* C, int64_t N) {
   int64_t n = 0;
-  for (; n + 4 <= N; n += 4) recur<S, 4, with_resets>(chunk, count, A2 + n, states + n, B + n, C + n, N);
+  for (; n + kStates <= N; n += kStates)
+    recur<S, kStates, with_resets>(chunk, count, A2 + n, states + n, B + n, C + n, N);
   for (; n < N; ++n) recur<S, 1, with_resets>(chunk, count, A2 + n, states + n, B + n, C + n, N);
 }
 
@@ -75,8 +76,8 @@ void scan_task(const SelectiveScan& scan, int64_t index) {
   using V = Vec<S>;
   const Task<S> task(scan, index);
   const int64_t N = scan.N, row = task.row, state_row = row * scan.channels * N;
-  Scratch scratch((2 * task.count() * N + 2 * kScanChunk) * int64_t{sizeof(V)} + 2 * kScanChunk * N * int64_t{sizeof(S)} +
-                  int64_t{sizeof(Chunk<S>)} + 512);
+  const int64_t vectors = 2 * task.count() * N, rows = 2 * kScanChunk * N;
+  Scratch scratch(vectors * int64_t{sizeof(V)} + rows * int64_t{sizeof(S)} + int64_t{sizeof(Chunk<S>)} + 512);
   V* const A2 = scratch.take<V>(task.count() * N);
   V* const states = scratch.take<V>(task.count() * N);
   S* const B = scratch.take<S>(kScanChunk * N);

@@ -28,8 +28,8 @@ struct Work {
   Chunk<S>* chunk;
 
   static int64_t bytes(int64_t blocks, int64_t N) {
-    const int64_t vectors = blocks * (3 * N + 2) + 2 * kScanChunk * N;
-    return vectors * int64_t{sizeof(Vec<S>)} + 2 * kScanChunk * N * int64_t{sizeof(S)} + int64_t{sizeof(Chunk<S>)} + 1024;
+    const int64_t rows = 2 * kScanChunk * N, vectors = blocks * (3 * N + 2) + rows;
+    return vectors * int64_t{sizeof(Vec<S>)} + rows * int64_t{sizeof(S)} + int64_t{sizeof(Chunk<S>)} + 1024;
   }
   Work(Scratch& scratch, int64_t blocks, int64_t N) {
     A2 = scratch.take<Vec<S>>(blocks * N);
@@ -102,8 +102,6 @@ void recur(const Work<S>& work, int64_t count, int64_t block, int64_t n, const V
   }
   for (int k = 0; k < K; ++k) after[k] = carry[k], grad_A[k] = sum_A[k];
 }
-
-constexpr int kStates = 4;
 
 template <typename S, bool with_resets>
 void recur_all(const Work<S>& work, int64_t count, int64_t index, Block block, const S* kept, int64_t channels,

@@ -17,8 +17,13 @@ static inline FloatVec decay_exp2(FloatVec x) {
   const FloatVec f = (FloatVec)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
   return (FloatVec)_mm512_scalef_ps((__m512)fraction_exp2(f), (__m512)x);
 #else
+#if defined(__AVX2__)
+  // NaN stays, being the second operand.
+  x = (FloatVec)_mm256_min_ps(_mm256_set1_ps(128.0f), _mm256_max_ps(_mm256_set1_ps(-127.0f), (__m256)x));
+#else
   x = x < -127.0f ? splat<float>(-127.0f) : x;
   x = x > 128.0f ? splat<float>(128.0f) : x;
+#endif
   const FloatVec n = floor(x);
   return fraction_exp2(x - n) * bit_cast<FloatVec>((__builtin_convertvector(n, IntVec) + 127) << 23);
 #endif
@@ -33,6 +38,13 @@ static inline ValueSlope<V> softplus_both(V x) {
   const V value = (x > 0 ? x : V{}) + log1p_unit(e);
   return {x > 20 ? x : (x != x ? x : value), (x < 0 ? e : V{} + 1) / (1 + e)};
 }
+
+// How many of the states a pass over a chunk takes: as many as the registers hold.
+#if defined(__AVX512F__)
+constexpr int kStates = 4;
+#else
+constexpr int kStates = 2;
+#endif
 
 // The neighbouring channels that one vector holds: `count` of them from `first` on.
 struct Block {

@@ -35,13 +35,21 @@ void update_block(const SelectiveUpdate& args, int64_t row, int64_t first, int c
   V u = load_lanes(at<T>(args.u, row, 0) + first, count), rate = load_lanes(at<T>(args.dt, row, 0) + first, count);
   if (args.dt_bias) rate += load_lanes(static_cast<const S*>(args.dt_bias) + first, count);
   rate = softplus(rate);
-  const V dt_log2e = rate * S(kLog2e), dt_u = rate * u;
+  alignas(V) S dt_log2e[kLanes<S>], dt_u[kLanes<S>];
+  store(dt_log2e, rate * S(kLog2e));
+  store(dt_u, rate * u);
   V sums[kLanes<S>] = {};
-  for (int i = 0; i < count; ++i) {
-    const int64_t channel = first + i, group = channel / heads;
-    sums[i] = step<T>(
-        static_cast<S*>(args.state) + (row * args.channels + channel) * N, static_cast<const S*>(args.A) + channel * N,
-        at<T>(args.B, row, 0, group), at<T>(args.C, row, 0, group), dt_log2e[i], dt_u[i], N);
+  const int64_t group = first / heads;
+  int64_t left = heads - first % heads;
+  const T *B = at<T>(args.B, row, 0, group), *C = at<T>(args.C, row, 0, group);
+  S* state = static_cast<S*>(args.state) + (row * args.channels + first) * N;
+  const S* A = static_cast<const S*>(args.A) + first * N;
+  for (int i = 0; i < count; ++i, state += N, A += N, --left) {
+    if (left == 0) {
+      B += args.B.group, C += args.C.group;
+      left = heads;
+    }
+    sums[i] = step<T>(state, A, B, C, dt_log2e[i], dt_u[i], N);
   }
   V y = row_sums<S>(sums);
   if (args.D) y += load_lanes(static_cast<const S*>(args.D) + first, count) * u;
@@ -61,8 +69,10 @@ void selective_state_update(const SelectiveUpdate& args, int64_t first_item, int
     for (int64_t item = first_item; item < last_item; ++item) {
       const int64_t first = item % per_row * kUpdateBlock, end = first + kUpdateBlock;
       const int64_t last = end < args.channels ? end : args.channels;
-      for (int64_t channel = first; channel < last; channel += lanes)
-        update_block<T>(args, item / per_row, channel, static_cast<int>(last - channel < lanes ? last - channel : lanes));
+      for (int64_t channel = first; channel < last; channel += lanes) {
+        const int64_t rest = last - channel;
+        update_block<T>(args, item / per_row, channel, static_cast<int>(rest < lanes ? rest : lanes));
+      }
     }
   });
 }

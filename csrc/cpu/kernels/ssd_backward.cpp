@@ -98,9 +98,10 @@ void recompute_states(
   if (!chunks[0].fresh) {
     const Scalar* kept =
         static_cast<const Scalar*>(args.kept) + ((row * segments + t / kSsdSegment) * in.H + head) * in.N * in.P;
-    for (int64_t n = 0; n < N; ++n)
+    for (int64_t n = 0; n < N; n += width)
       for (int64_t p = 0; p < P; ++p)
-        scratch.states[(n / width * P + p) * width + n % width] = n < in.N && p < in.P ? kept[n * in.P + p] : Scalar(0);
+        for (int64_t i = 0; i < width; ++i)
+          scratch.states[n * P + p * width + i] = n + i < in.N && p < in.P ? kept[(n + i) * in.P + p] : Scalar(0);
   }
   for (int64_t c = 0; c + 1 < count; ++c) {
     if (chunks[c + 1].fresh) continue;
@@ -176,11 +177,12 @@ void gradient_of_x(
     Scalar D[width] = {};
     if (in.D) {
       const Scalar* from = static_cast<const Scalar*>(in.D) + place.head * in.D_head;
-      for (int64_t i = 0; i < columns; ++i) {
-        D[i] = from[(p + i) * in.D_channel];
-        for (int t = 0; t < length; ++t) dD[p + i] += scratch.dy[t * P + p + i] * scratch.x[t * P + p + i];
-      }
+      for (int64_t i = 0; i < columns; ++i) D[i] = from[(p + i) * in.D_channel];
     }
+    Scalar skipped[width] = {};
+    for (int t = 0; t < length; ++t)
+      for (int i = 0; i < width; ++i) skipped[i] += scratch.dy[t * P + p + i] * scratch.x[t * P + p + i];
+    for (int64_t i = 0; i < columns; ++i) dD[p + i] += skipped[i];
     for (int s = 0; s < length; s += kTileRows) {
       Tile<Scalar> tile;
       clear(tile);

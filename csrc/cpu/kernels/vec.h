@@ -60,7 +60,7 @@ constexpr int kLanes = VecOf<Scalar>::size;
 
 template <typename Scalar>
 static inline Vec<Scalar> splat(Scalar value) {
-  return Vec<Scalar>{} + value;
+  return value - Vec<Scalar>{};  // subtracting zero changes no number, so no instruction is left of it; adding it does
 }
 
 template <typename To, typename From>
@@ -151,7 +151,13 @@ static inline DoubleVec load(const double* from) {
 static inline FloatVec load(const BFloat16* from) {
   HalfBits bits;
   __builtin_memcpy(&bits, from, sizeof bits);
+#if defined(__AVX512F__)
+  return bit_cast<FloatVec>((UintVec)_mm512_cvtepu16_epi32((__m256i)bits) << 16);
+#elif defined(__AVX2__)
+  return bit_cast<FloatVec>((UintVec)_mm256_cvtepu16_epi32((__m128i)bits) << 16);
+#else
   return bit_cast<FloatVec>(__builtin_convertvector(bits, UintVec) << 16);
+#endif
 }
 static inline FloatVec load(const Float16* from) {
 #if defined(__AVX512F__)
@@ -167,20 +173,17 @@ static inline FloatVec load(const Float16* from) {
 
 static inline void store(float* to, FloatVec x) { __builtin_memcpy(to, &x, sizeof x); }
 static inline void store(double* to, DoubleVec x) { __builtin_memcpy(to, &x, sizeof x); }
-static inline HalfBits to_bfloat16(FloatVec x) {
+static inline void store(BFloat16* to, FloatVec x) {
   const UintVec bits = bit_cast<UintVec>(x);
   const UintVec rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
   const IntVec is_nan = x != x;
   const UintVec chosen = is_nan ? (bits >> 16 | 0x40) : rounded;
 #if defined(__AVX512F__)
-  return (HalfBits)_mm512_cvtepi32_epi16((__m512i)chosen);
+  _mm256_storeu_si256((__m256i*)to, _mm512_cvtepi32_epi16((__m512i)chosen));
 #else
-  return __builtin_convertvector(chosen, HalfBits);
-#endif
-}
-static inline void store(BFloat16* to, FloatVec x) {
-  const HalfBits narrowed = to_bfloat16(x);
+  const HalfBits narrowed = __builtin_convertvector(chosen, HalfBits);
   __builtin_memcpy(to, &narrowed, sizeof narrowed);
+#endif
 }
 static inline void store(Float16* to, FloatVec x) {
 #if defined(__AVX512F__)
@@ -204,22 +207,18 @@ static inline void store_part(T* to, Vec<Compute<T>> x, int count) {
   for (int i = 0; i < count; ++i) narrow(x[i], to[i]);
 }
 
-// Stores around the cache, for outputs too large to be found there again; `to` must be aligned to what is stored. Only
-// for the element types and instruction sets of kCanStream.
+// Stores around the cache, for outputs too large to be found there again; `to` must be aligned to a whole vector. Only
+// for the element types and instruction sets of kCanStream: half a vector at a time it does not pay.
 #if defined(__AVX512F__)
 static inline void stream(float* to, FloatVec x) { _mm512_stream_ps(to, (__m512)x); }
-static inline void stream(BFloat16* to, FloatVec x) { _mm256_stream_si256((__m256i*)to, (__m256i)to_bfloat16(x)); }
 #elif defined(__AVX2__)
 static inline void stream(float* to, FloatVec x) { _mm256_stream_ps(to, (__m256)x); }
-static inline void stream(BFloat16* to, FloatVec x) { _mm_stream_si128((__m128i*)to, (__m128i)to_bfloat16(x)); }
 #endif
 template <typename T>
 constexpr bool kCanStream = false;
 #if defined(__AVX2__)
 template <>
 constexpr bool kCanStream<float> = true;
-template <>
-constexpr bool kCanStream<BFloat16> = true;
 #endif
 
 // Before other threads may read what was streamed.
@@ -229,10 +228,31 @@ static inline void stream_fence() {
 #endif
 }
 
-static inline FloatVec max(FloatVec a, FloatVec b) { return a > b ? a : b; }
+// If one is NaN, the result is b.
+static inline FloatVec max(FloatVec a, FloatVec b) {
+#if defined(__AVX512F__)
+  return (FloatVec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (FloatVec)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+  return a > b ? a : b;
+#endif
+}
 static inline DoubleVec max(DoubleVec a, DoubleVec b) { return a > b ? a : b; }
-static inline FloatVec min(FloatVec a, FloatVec b) { return a < b ? a : b; }
+static inline FloatVec min(FloatVec a, FloatVec b) {
+#if defined(__AVX512F__)
+  return (FloatVec)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (FloatVec)_mm256_min_ps((__m256)a, (__m256)b);
+#else
+  return a < b ? a : b;
+#endif
+}
 static inline DoubleVec min(DoubleVec a, DoubleVec b) { return a < b ? a : b; }
+
+// -|x|.
+static inline FloatVec negative_magnitude(FloatVec x) { return bit_cast<FloatVec>(bit_cast<UintVec>(x) | 0x80000000u); }
+static inline DoubleVec negative_magnitude(DoubleVec x) { return x < 0 ? x : -x; }
 
 template <typename Scalar, typename V = Vec<Scalar>>
 static inline Scalar sum(V x) {

@@ -1,5 +1,7 @@
 """Mamba-2's state-space recurrence: over a whole sequence, and one token at a time."""
 
+from collections.abc import Callable
+
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -116,6 +118,7 @@ def ssd_update(
     )
     check_groups("ssd_update", "heads", H, G)
 
+    refusals: dict[str, Callable[..., str | None]]
     refusals = {"native": native.update_refusal, "mamba_ssm": mamba_ssm.update_refusal}
     update = _UPDATES[backends.pick("ssd_update", backend, x.device, refusals, state, x, dt, A, B, C, D, dt_bias)]
     return update(state, x, dt, A, B, C, D, dt_bias, dt_limit)

@@ -1,7 +1,7 @@
 """The calls of our own extension: what it can do, and the scan's gradient.
 
-The operators take A, D, dt_bias and states in the dtype of the arithmetic; converting those is done here, where autograd
-sees it. The backward operator gives the gradients of A and D per row of the batch, to be summed.
+The operators take A, D, dt_bias and states in the dtype of the arithmetic; they are converted here, where autograd sees
+it. The backward operator gives the gradients of A and D per row of the batch, to be summed.
 """
 
 import math
@@ -56,7 +56,8 @@ def ssd_scan_native(
 ) -> tuple[Tensor, Tensor]:
     """`ssd_scan` through the extension, which chooses its own chunks."""
     dtype = compute_dtype(x)
-    A, D, dt_bias, initial_state = (None if t is None else t.to(dtype) for t in (A, D, dt_bias, initial_state))
+    A = A.to(dtype)
+    D, dt_bias, initial_state = (None if t is None else t.to(dtype) for t in (D, dt_bias, initial_state))
     arguments = (x, dt, A, B, C, D, dt_bias, *_limits(dt_limit), initial_state, resets)
     tensors = (x, dt, A, B, C, D, dt_bias, initial_state)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
@@ -82,7 +83,8 @@ def ssd_update_native(
     dt_limit: tuple[float, float | None],
 ) -> Tensor:
     """`ssd_update` through the extension."""
-    A, D, dt_bias = (None if t is None else t.to(state.dtype) for t in (A, D, dt_bias))
+    A = A.to(state.dtype)
+    D, dt_bias = (None if t is None else t.to(state.dtype) for t in (D, dt_bias))
     y: Tensor = native.OPS.ssd_update(state, x, dt, A, B, C, D, dt_bias, *_limits(dt_limit))
     return y
 
@@ -122,7 +124,7 @@ def _backward_fake(
     dy: Tensor,
     dfinal: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    batch, T, H, P = x.shape
+    batch, _, H, P = x.shape
     return (
         x.new_empty(x.shape),
         A.new_empty(dt.shape),
