@@ -38,7 +38,8 @@ HeldInput hold_input(
   check_shape(op, "resets", resets, {B, T});
   check_dtype(op, "resets", resets, ScalarType::Bool);
 
-  HeldInput held{{}, dense_rows(x), torch::stable::new_zeros(x, {C}), empty_like(x, {K + 1, C}, compute_type(x)), {}, {}};
+  HeldInput held{
+      {}, dense_rows(x), torch::stable::new_zeros(x, {C}), empty_like(x, {K + 1, C}, compute_type(x)), {}, {}};
   Tensor taps = torch::stable::narrow(held.taps, 0, 0, K);
   torch::stable::copy_(taps, torch::stable::transpose(weight, 0, 1));
   Tensor last = torch::stable::narrow(held.taps, 0, K, 1);

@@ -4,25 +4,6 @@ namespace hybridgen::HYBRIDGEN_ISA {
 
 namespace {
 
-// Four tokens from t on before the activation, whose inputs all belong to one sequence and to x.
-template <int kWidth, typename T>
-void four_rows(const ConvRow<T>& row, Compute<T>* z, int64_t t, int64_t c, int64_t count) {
-  using S = Compute<T>;
-  const int64_t K = kWidth ? kWidth : row.in.width, x_time = row.in.x_time, C = row.in.channels;
-  const T* x = row.x + (t - (K - 1)) * x_time + c;
-  const S* taps = row.taps(0) + c;
-  along<S>(count, [&](int64_t i, auto lanes) {
-    Vec<S> sums[kRowsAtOnce];
-    for (auto& one : sums) one = load(taps + K * C + i, lanes);
-#pragma GCC unroll 4
-    for (int64_t k = 0; k < K; ++k) {
-      const Vec<S> w = load(taps + k * C + i, lanes);
-      for (int r = 0; r < kRowsAtOnce; ++r) sums[r] += w * load(x + (k + r) * x_time + i, lanes);
-    }
-    for (int r = 0; r < kRowsAtOnce; ++r) store(z + r * kConvChannels + i, sums[r], lanes);
-  });
-}
-
 // In a function of its own, so that the eleven activations are not compiled once per width.
 template <typename T>
 void activate(int32_t activation, T* y, int64_t y_time, const Compute<T>* z, int64_t rows, int64_t count) {
@@ -62,7 +43,7 @@ void forward(const ConvForward& args, int64_t first, int64_t last) {
       const int64_t earliest = t - (in.width - 1), latest = t + kRowsAtOnce - 1;
       const bool four = latest < end && earliest >= 0 && row.linked(earliest, latest);
       if (four) {
-        four_rows<kWidth>(row, z, t, c, count);
+        four_pre_activations<kWidth>(row, t, c, count, z);
       } else {
         pre_activation(row, t, c, count, z);
       }
@@ -76,43 +57,37 @@ void forward(const ConvForward& args, int64_t first, int64_t last) {
   }
 }
 
-template <typename Scalar, typename W>
-inline Vec<Scalar> gather(const W* from, int64_t stride, int count) {
-  Vec<Scalar> x{};
-  for (int i = 0; i < count; ++i) x[i] = widen(from[i * stride]);
-  return x;
+// One token of the channels c..c+count of one row before the activation, into z. The state moves on by one input while
+// its old contents are summed up.
+template <int kWidth, typename T, typename W>
+void step(const ConvUpdate& args, int64_t batch, int64_t c, int64_t count, Compute<T>* __restrict z) {
+  const int64_t K = kWidth ? kWidth : args.width, apart = args.state_channel, taps_apart = args.weight_channel;
+  const T* __restrict x = static_cast<const T*>(args.x) + batch * args.x_batch + c;
+  T* __restrict state = static_cast<T*>(args.state) + batch * args.state_batch + c * apart;
+  const W* __restrict weight = static_cast<const W*>(args.weight) + c * taps_apart;
+  const W* __restrict bias = args.bias ? static_cast<const W*>(args.bias) + c : nullptr;
+  for (int64_t i = 0; i < count; ++i) z[i] = bias ? widen(bias[i]) : 0;
+  for (int64_t i = 0; i < count; ++i) {
+    T* window = state + i * apart;
+    const W* taps = weight + i * taps_apart;
+    Compute<T> sum = z[i];
+    for (int64_t k = 0; k < K - 1; ++k) {
+      sum += widen(taps[k]) * widen(window[k]);
+      window[k] = k < K - 2 ? window[k + 1] : x[i];
+    }
+    z[i] = sum + widen(taps[K - 1]) * widen(x[i]);
+  }
 }
 
-// The state moves on by one input while its old contents are summed up.
-template <typename T, typename W>
+template <int kWidth, typename T, typename W>
 void update(const ConvUpdate& args, int64_t first, int64_t last) {
-  using S = Compute<T>;
-  const int64_t K = args.width;
-  S sums[kConvChannels];
-  int64_t done = 0;
+  Compute<T> z[kConvChannels];
   while (first < last) {
     const int64_t batch = first / args.channels, c = first % args.channels;
-    const int64_t left = args.channels - c < last - first ? args.channels - c : last - first;
-    const int count = left < kLanes<S> ? static_cast<int>(left) : kLanes<S>;
-    const T* x = static_cast<const T*>(args.x) + batch * args.x_batch + c;
-    T* state = static_cast<T*>(args.state) + batch * args.state_batch + c * args.state_channel;
-    const W* weight = static_cast<const W*>(args.weight) + c * args.weight_channel;
-    Vec<S> z = args.bias ? gather<S>(static_cast<const W*>(args.bias) + c, 1, count) : Vec<S>{};
-    for (int64_t k = 0; k < K - 1; ++k) {
-      z += gather<S>(weight + k, args.weight_channel, count) * gather<S>(state + k, args.state_channel, count);
-    }
-    z += gather<S>(weight + K - 1, args.weight_channel, count) * gather<S>(x, 1, count);
-    for (int i = 0; i < count && K > 1; ++i) {
-      T* window = state + i * args.state_channel;
-      for (int64_t k = 0; k < K - 2; ++k) window[k] = window[k + 1];
-      window[K - 2] = x[i];
-    }
-    store_part(sums + done, z, count);
-    done += count;
-    if (done > kConvChannels - kLanes<S> || first + count == last) {
-      activate(args.activation, static_cast<T*>(args.y) + first + count - done, 0, sums, 1, done);
-      done = 0;
-    }
+    int64_t count = args.channels - c < last - first ? args.channels - c : last - first;
+    if (count > kConvChannels) count = kConvChannels;
+    step<kWidth, T, W>(args, batch, c, count, z);
+    activate(args.activation, static_cast<T*>(args.y) + first, 0, z, 1, count);
     first += count;
   }
 }
@@ -127,11 +102,13 @@ void causal_conv1d_forward(const ConvForward& args, int64_t first_task, int64_t 
 
 void causal_conv1d_update(const ConvUpdate& args, int64_t first_channel, int64_t last_channel) {
   with_element(args.element, [&]<typename T>() {
-    if (args.weight_element == args.element) {
-      update<T, T>(args, first_channel, last_channel);
-    } else {
-      update<T, Compute<T>>(args, first_channel, last_channel);
-    }
+    with_width(args.width, [&]<int kWidth>() {
+      if (args.weight_element == args.element) {
+        update<kWidth, T, T>(args, first_channel, last_channel);
+      } else {
+        update<kWidth, T, Compute<T>>(args, first_channel, last_channel);
+      }
+    });
   });
 }
 

@@ -88,6 +88,25 @@ static void pre_activation(const ConvRow<T>& row, int64_t t, int64_t c, int64_t 
   }
 }
 
+// Four positions from t on, whose inputs all belong to one sequence and to x; z has rows of kConvChannels.
+template <int kWidth, typename T>
+static void four_pre_activations(const ConvRow<T>& row, int64_t t, int64_t c, int64_t count, Compute<T>* z) {
+  using S = Compute<T>;
+  const int64_t K = kWidth ? kWidth : row.in.width, x_time = row.in.x_time, C = row.in.channels;
+  const T* x = row.x + (t - (K - 1)) * x_time + c;
+  const S* taps = row.taps(0) + c;
+  along<S>(count, [&](int64_t i, auto lanes) {
+    Vec<S> sums[kRowsAtOnce];
+    for (auto& one : sums) one = load(taps + K * C + i, lanes);
+#pragma GCC unroll 4
+    for (int64_t k = 0; k < K; ++k) {
+      const Vec<S> w = load(taps + k * C + i, lanes);
+      for (int r = 0; r < kRowsAtOnce; ++r) sums[r] += w * load(x + (k + r) * x_time + i, lanes);
+    }
+    for (int r = 0; r < kRowsAtOnce; ++r) store(z + r * kConvChannels + i, sums[r], lanes);
+  });
+}
+
 // Calls body.operator()<K>() for the widths that have code of their own; 0 stands for all others.
 template <typename Body>
 static inline void with_width(int64_t width, const Body& body) {

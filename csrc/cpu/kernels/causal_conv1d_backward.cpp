@@ -22,27 +22,6 @@ struct Task {
   S* dz_at(int64_t t) const { return dz + (t - held) * kConvChannels; }
 };
 
-// Outputs before the activation at four tokens, whose inputs all belong to one sequence and to x.
-template <int kWidth, typename T>
-void four_rows(const Task<T>& task, int64_t t) {
-  using S = Compute<T>;
-  const ConvRow<T>& row = task.row;
-  const int64_t K = kWidth ? kWidth : row.in.width, x_time = row.in.x_time, C = row.in.channels;
-  const T* x = row.x + (t - (K - 1)) * x_time + task.c;
-  const S* taps = row.taps(0) + task.c;
-  S* dz = task.dz_at(t);
-  along<S>(task.count, [&](int64_t i, auto lanes) {
-    Vec<S> z[kRowsAtOnce];
-    for (auto& one : z) one = load(taps + K * C + i, lanes);
-#pragma GCC unroll 4
-    for (int64_t k = 0; k < K; ++k) {
-      const Vec<S> w = load(taps + k * C + i, lanes);
-      for (int r = 0; r < kRowsAtOnce; ++r) z[r] += w * load(x + (k + r) * x_time + i, lanes);
-    }
-    for (int r = 0; r < kRowsAtOnce; ++r) store(dz + r * kConvChannels + i, z[r], lanes);
-  });
-}
-
 // From outputs before the activation to their gradients, in place. In a function of its own, so that the eleven
 // activations are not compiled once per width.
 template <typename T>
@@ -141,7 +120,7 @@ void held_gradients(const Task<T>& task, int64_t t, int64_t end, bool own) {
   while (t < end) {
     const bool four = t + kRowsAtOnce <= end && t >= K - 1 && task.row.linked(t - (K - 1), t + kRowsAtOnce - 1);
     if (four) {
-      four_rows<kWidth>(task, t);
+      four_pre_activations<kWidth>(task.row, t, task.c, task.count, task.dz_at(t));
     } else {
       pre_activation(task.row, t, task.c, task.count, task.dz_at(t));
     }

@@ -107,10 +107,14 @@ static inline float widen(float x) { return x; }
 static inline double widen(double x) { return x; }
 static inline float widen(BFloat16 x) { return bit_cast<float>(uint32_t{x.bits} << 16); }
 static inline float widen(Float16 x) {
+#if defined(__AVX2__)
+  return _cvtsh_ss(x.bits);
+#else
   const uint32_t sign = uint32_t(x.bits & 0x8000) << 16, rest = x.bits & 0x7fff;
   if (rest >= 0x7c00) return bit_cast<float>(sign | 0x7f800000 | (rest & 0x3ff) << 13);
   // Scaling by a power of two is exact, and turns float16's subnormal numbers into normal ones.
   return bit_cast<float>(sign | bit_cast<uint32_t>(bit_cast<float>(rest << 13) * 0x1p112f));
+#endif
 }
 
 static inline void narrow(float x, float& to) { to = x; }

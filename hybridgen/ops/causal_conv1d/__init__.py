@@ -54,8 +54,13 @@ def causal_conv1d(
     )
 
     arguments = (x, weight, bias, activation, initial_state, resets)
-    refusals = {"native": native.scan_refusal, "mamba_ssm": mamba_ssm.scan_refusal}
-    name = backends.pick("causal_conv1d", backend, x.device, refusals, *arguments)
+    name = backends.pick(
+        "causal_conv1d",
+        backend,
+        x.device,
+        {"native": native.scan_refusal, "mamba_ssm": mamba_ssm.scan_refusal},
+        *arguments,
+    )
     if name == "native":
         return native.causal_conv1d_native(*arguments, reverse)
     run = mamba_ssm.causal_conv1d_kernel if name == "mamba_ssm" else causal_conv1d_plain
@@ -100,9 +105,14 @@ def causal_conv1d_update(
         {"state": (state, (batch, C, K - 1)), "weight": (weight, (C, K)), "bias": (bias, (C,))},
     )
 
-    refusals = {"native": native.update_refusal, "mamba_ssm": mamba_ssm.update_refusal}
     arguments = (x, state, weight, bias, activation)
-    name = backends.pick("causal_conv1d_update", backend, x.device, refusals, *arguments)
+    name = backends.pick(
+        "causal_conv1d_update",
+        backend,
+        x.device,
+        {"native": native.update_refusal, "mamba_ssm": mamba_ssm.update_refusal},
+        *arguments,
+    )
     if name == "native":
         return native.causal_conv1d_update_native(*arguments)
     if name == "mamba_ssm":

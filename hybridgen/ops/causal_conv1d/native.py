@@ -40,8 +40,15 @@ def causal_conv1d_native(
     """`causal_conv1d` for any width; float32 inside, float64 for float64."""
     activation_named(activation)
     number = native.activation_number(activation)
-    result: tuple[Tensor, Tensor] = native.OPS.causal_conv1d(x, weight, bias, number, initial_state, resets, reverse)
-    return result
+    arguments = (x, weight, bias, number, initial_state, resets, reverse)
+    tensors = (x, weight, bias, initial_state)
+    wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if wanted or torch.compiler.is_compiling():
+        y, state = native.OPS.causal_conv1d(*arguments)
+        return y, state
+    with torch._C._AutoDispatchBelowAutograd():
+        y, state = native.OPS.causal_conv1d(*arguments)
+        return y, state
 
 
 def update_refusal(x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> str | None:
@@ -60,8 +67,13 @@ def causal_conv1d_update_native(
 ) -> Tensor:
     """`causal_conv1d_update` for any width."""
     activation_named(activation)
-    y: Tensor = native.OPS.causal_conv1d_update(x, state, weight, bias, native.activation_number(activation))
-    return y
+    arguments = (x, state, weight, bias, native.activation_number(activation))
+    if torch.compiler.is_compiling():
+        y: Tensor = native.OPS.causal_conv1d_update(*arguments)
+        return y
+    with torch._C._AutoDispatchBelowAutograd():
+        y = native.OPS.causal_conv1d_update(*arguments)
+        return y
 
 
 def _fake_forward(x: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
