@@ -89,11 +89,27 @@ def torch_paths():
 
 
 def compile_all(jobs):
-    """Run compiler commands in parallel; the first that fails raises."""
-    for _, command in jobs:
+    """Run compiler commands in parallel, those whose results are out of date; the first that fails raises."""
+    shared = max(file.stat().st_mtime for file in [Path(__file__), *CSRC.rglob("*.h"), *CSRC.rglob("*.cuh")])
+
+    def run(job):
+        output, command = job
+        newest = max(shared, *(Path(word).stat().st_mtime for word in command if word.startswith(f"{CSRC}{os.sep}")))
+        done = output.with_suffix(".command")
+        if (
+            output.exists()
+            and done.exists()
+            and output.stat().st_mtime > newest
+            and done.read_text() == " ".join(command)
+        ):
+            return
         print(" ".join(command), flush=True)
+        done.unlink(missing_ok=True)
+        subprocess.run(command, check=True)
+        done.write_text(" ".join(command))
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda job: subprocess.run(job[1], check=True), jobs))
+        list(pool.map(run, jobs))
     return [str(output) for output, _ in jobs]
 
 
