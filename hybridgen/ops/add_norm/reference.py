@@ -20,7 +20,7 @@ def add_norm_reference(
     factors = [w + weight_offset for w in weight.tolist()]
     shifts = [0.0] * len(factors) if bias is None else bias.tolist()
     rows = []
-    for row in total.flatten(0, -2).tolist():
+    for row in total.reshape(-1, len(factors)).tolist():
         mean = sum(row) / len(row) if kind == "layer" else 0.0
         deviation = math.sqrt(sum((x - mean) ** 2 for x in row) / len(row) + eps)
         rows.append([(x - mean) / deviation * f + s for x, f, s in zip(row, factors, shifts, strict=True)])
