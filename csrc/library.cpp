@@ -67,7 +67,17 @@ STABLE_TORCH_LIBRARY(hybridgen_native, m) {
       "ssd_update(Tensor(a!) state, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? dt_bias, "
       "float dt_min, float dt_max) -> Tensor");
 
-  // ---- residual addition and norm ----
+  // ---- residual addition and norm: branch and residual (..., D), weight and bias (D), any mixture of dtypes in which
+  // all tensors are float64 or none is ----
+  // The norm of branch + residual in weight's dtype, and the sum, rounded; no sum (an empty tensor) unless it has a dtype.
+  m.def(
+      "add_norm(Tensor branch, Tensor? residual, Tensor weight, Tensor? bias, float weight_offset, float eps, "
+      "bool is_rms, ScalarType? total_type) -> (Tensor, Tensor)");
+  // The gradients of branch, residual (empty unless it has a dtype), weight and bias.
+  m.def(
+      "add_norm_backward(Tensor grad, Tensor? grad_total, Tensor branch, Tensor? residual, Tensor weight, Tensor? bias, "
+      "float weight_offset, float eps, bool is_rms, ScalarType branch_type, ScalarType? residual_type) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
 
   // ---- linear map of few rows: x (..., K), weight (O, K), bias (O) -> (..., O); any number, fast for few ----
   m.def("linear_rows(Tensor x, Tensor weight, Tensor? bias) -> Tensor");

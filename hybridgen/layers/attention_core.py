@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hybridgen.layers.norms import upcast
+from hybridgen.ops.add_norm.plain import upcast
 
 # Queries per block where a mask is needed: it bounds masks and scores to 256 rows, and each block looks only at the
 # keys that its queries can see.

@@ -1,17 +1,16 @@
 """Root-mean-square and layer norms, computed in float32 and returned in the weights' dtype."""
 
+from typing import overload
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hybridgen.ops.add_norm import NormKind, add_norm, norm
+from hybridgen.ops.add_norm.plain import upcast
 from hybridgen.ops.gated_activation import gated_activation
 from hybridgen.spec.parts import NormSpec
-
-
-def upcast(x: Tensor) -> Tensor:
-    """Returns x in the dtype that sums are kept in: float64 stays, everything else becomes float32."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 class Norm(nn.Module):
@@ -23,10 +22,10 @@ class Norm(nn.Module):
 
     def __init__(self, spec: NormSpec, dim: int, bias: bool | None = None) -> None:
         super().__init__()
-        self.is_rms = spec.type == "rms"
+        self.kind: NormKind = spec.type
         self.eps = spec.eps
         self.offset = 1.0 if spec.unit_offset else 0.0
-        has_bias = not self.is_rms if bias is None else bias
+        has_bias = self.kind == "layer" if bias is None else bias
         self.weight = nn.Parameter(torch.empty(dim))
         self.bias = nn.Parameter(torch.empty(dim)) if has_bias else None
 
@@ -34,18 +33,30 @@ class Norm(nn.Module):
         """Returns the starting value: an effective weight of one, a bias of zero."""
         return torch.full(self.weight.shape, 1.0 - self.offset if name == "weight" else 0.0, device="cpu")
 
-    def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
-        """Normalises the last axis; sums in float32 (float64 for float64), returns the weight's dtype."""
-        wide = upcast(x)
-        weight = upcast(self.weight) + self.offset if self.offset else upcast(self.weight)
-        weight = weight.to(wide.dtype)
-        bias = None if self.bias is None else self.bias.to(wide.dtype)
-        if self.is_rms:
-            y = F.rms_norm(wide, weight.shape, weight, self.eps)
-            y = y if bias is None else y + bias
-        else:
-            y = F.layer_norm(wide, weight.shape, weight, bias, self.eps)
-        return y.to(self.weight.dtype)
+    @overload
+    def forward(
+        self, x: Float[Tensor, "*batch D"], residual: Float[Tensor, "*batch D"] | None = None, total_dtype: None = None
+    ) -> Float[Tensor, "*batch D"]: ...
+
+    @overload
+    def forward(
+        self, x: Float[Tensor, "*batch D"], residual: Float[Tensor, "*batch D"] | None, total_dtype: torch.dtype
+    ) -> tuple[Float[Tensor, "*batch D"], Float[Tensor, "*batch D"]]: ...
+
+    def forward(
+        self,
+        x: Float[Tensor, "*batch D"],
+        residual: Float[Tensor, "*batch D"] | None = None,
+        total_dtype: torch.dtype | None = None,
+    ) -> Float[Tensor, "*batch D"] | tuple[Float[Tensor, "*batch D"], Float[Tensor, "*batch D"]]:
+        """Normalises the last axis of x, or of x + residual; sums in float32 (float64 for float64).
+
+        Returns:
+            The norm in the weight's dtype, and with `total_dtype` also the sum, in that dtype.
+        """
+        if total_dtype is None:
+            return norm(x, residual, self.weight, self.bias, self.eps, self.kind, self.offset)
+        return add_norm(x, residual, self.weight, self.bias, self.eps, self.kind, self.offset, total_dtype)
 
 
 class GatedRmsNorm(nn.Module):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from hybridgen.layers.linear import BranchOutput, Embedding
 from hybridgen.layers.norms import Norm
 from hybridgen.layers.span import Span
-from hybridgen.model.block import Block, add_branch
+from hybridgen.model.block import Block
 from hybridgen.model.state import DecodingState
 from hybridgen.spec.ends import TokensInputSpec
 from hybridgen.spec.model import ModelSpec
@@ -56,7 +56,8 @@ class Backbone(nn.Module):
         for index, layer in enumerate(self.layers):
             memory = None if state is None else state.layers[index]
             branch, residual = layer(branch, residual, stream, memory, span)
-        return self.norm_f(add_branch(branch, residual))
+        normed: Tensor = self.norm_f(branch, residual)
+        return normed
 
     def embed(self, ids: Shaped[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """Looks up token ids."""

@@ -7,14 +7,10 @@ from torch import Tensor, nn
 from hybridgen.layers.mixers import make_mixer
 from hybridgen.layers.mixers.base import Mixer, MixerState
 from hybridgen.layers.mlp import Mlp
-from hybridgen.layers.norms import Norm, upcast
+from hybridgen.layers.norms import Norm
 from hybridgen.layers.span import Span
+from hybridgen.ops.add_norm.plain import added
 from hybridgen.spec.model import BackboneSpec, LayerSpec
-
-
-def add_branch(branch: Float[Tensor, "B T D"], residual: Float[Tensor, "B T D"] | None) -> Float[Tensor, "B T D"]:
-    """Returns the residual stream with a branch added, in float32 (float64 for float64)."""
-    return upcast(branch) if residual is None else upcast(residual) + upcast(branch)
 
 
 class Block(nn.Module):
@@ -74,9 +70,11 @@ class Block(nn.Module):
 def _enter(
     norm: Norm | None, branch: Tensor, residual: Tensor | None, residual_dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    total = add_branch(branch, residual)
-    normed: Tensor = total.to(branch.dtype) if norm is None else norm(total)
-    return normed, total.to(residual_dtype)
+    if norm is not None:
+        both: tuple[Tensor, Tensor] = norm(branch, residual, residual_dtype)
+        return both
+    total = added(branch, residual)
+    return total.to(branch.dtype), total.to(residual_dtype)
 
 
 def _leave(norm: Norm | None, branch: Tensor) -> Tensor:

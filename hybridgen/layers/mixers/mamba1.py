@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from hybridgen.layers.linear import BranchOutput, DepthwiseConv1d, Linear, uniform
 from hybridgen.layers.mixers.base import Mixer, MixerState, before, is_single_step, plain_span
-from hybridgen.layers.norms import upcast
 from hybridgen.layers.span import Span
+from hybridgen.ops.add_norm.plain import upcast
 from hybridgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
 from hybridgen.ops.linear import linear
 from hybridgen.ops.selective_scan import selective_scan, selective_state_update

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from hybridgen.layers.linear import BranchOutput, DepthwiseConv1d, Linear
 from hybridgen.layers.mixers.base import Mixer, MixerState, before, is_single_step, plain_span
 from hybridgen.layers.mixers.mamba1 import MambaState, initial_dt
-from hybridgen.layers.norms import GatedRmsNorm, upcast
+from hybridgen.layers.norms import GatedRmsNorm
 from hybridgen.layers.span import Span
+from hybridgen.ops.add_norm.plain import upcast
 from hybridgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
 from hybridgen.ops.gated_activation import gated_activation
 from hybridgen.ops.ssd import ssd_scan, ssd_update
