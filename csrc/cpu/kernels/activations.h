@@ -65,7 +65,7 @@ static inline DoubleVec normal_tail(DoubleVec x, DoubleVec) {
 // The logistic function.
 template <typename V>
 static inline ValueSlope<V> logistic(V x) {
-  const V e = exp(negative_magnitude(x)), r = reciprocal(1 + e);
+  const V e = exp_of_negative_magnitude(x), r = reciprocal(1 + e);
   return {x < 0 ? e * r : r, e * r * r};
 }
 
@@ -171,7 +171,7 @@ struct Act<Activation::kMish> {
   static inline V value(V x) { return both(x).value; }
   template <typename V>
   static inline ValueSlope<V> both(V x) {
-    const V e = exp(negative_magnitude(x)), e2 = e * e;
+    const V e = exp_of_negative_magnitude(x), e2 = e * e;
     const V above = x < 0 ? e2 + 2 * e : 1 + 2 * e;
     const V r = reciprocal(above + 2 * (x < 0 ? V{} + 1 : e2));
     const V t = above * r;

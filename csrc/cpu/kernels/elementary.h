@@ -48,14 +48,28 @@ static inline FloatVec exp2(FloatVec x) {
   return scale(fraction_exp2(x - n), n);
 }
 
-static inline FloatVec exp(FloatVec x) {
-  // Beyond these limits the result is 0 or inf; NaN stays.
-  x = min(splat<float>(89.0f), max(splat<float>(-104.0f), x));
+// e^x for x in [-104, 89].
+static inline FloatVec bounded_exp(FloatVec x) {
   // x = n ln 2 + r with ln 2 in two parts: r is as exact as x is, however large n.
   const FloatVec n = floor(x * 1.44269504f);
   const FloatVec r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
-  return scale(fraction_exp2(r * 1.44269504f), n);
+  // e^r for r in [0, ln 2): the minimax polynomial of degree 5.
+  FloatVec p = 0.0117346561f * r + 0.0389426909f;
+  p = p * r + 0.167634189f;
+  p = p * r + 0.499848276f;
+  p = p * r + 1.00000846f;
+  return scale(p * r + 0.99999994f, n);
 }
+
+// Beyond the limits the result is 0 or inf; NaN stays.
+static inline FloatVec exp(FloatVec x) { return bounded_exp(min(splat<float>(89.0f), max(splat<float>(-104.0f), x))); }
+
+// e^-|x|, which two operations fewer can do.
+static inline FloatVec exp_of_negative_magnitude(FloatVec x) {
+  return bounded_exp(max(splat<float>(-104.0f), negative_magnitude(x)));
+}
+static inline DoubleVec exp(DoubleVec x);
+static inline DoubleVec exp_of_negative_magnitude(DoubleVec x) { return exp(negative_magnitude(x)); }
 
 static inline DoubleVec exp(DoubleVec x) {
   for (int i = 0; i < kDoubles; ++i) x[i] = ::exp(x[i]);
@@ -82,7 +96,7 @@ static inline DoubleVec log1p_unit(DoubleVec y) {
 // As torch's: x itself above 20.
 template <typename V>
 static inline V softplus(V x) {
-  const V result = (x > 0 ? x : V{}) + log1p_unit(exp(negative_magnitude(x)));
+  const V result = (x > 0 ? x : V{}) + log1p_unit(exp_of_negative_magnitude(x));
   return x > 20 ? x : (x != x ? x : result);
 }
 
@@ -100,7 +114,7 @@ static inline DoubleVec reciprocal(DoubleVec x) { return 1 / x; }
 
 template <typename V>
 static inline V sigmoid(V x) {
-  const V e = exp(negative_magnitude(x)), r = reciprocal(1 + e);
+  const V e = exp_of_negative_magnitude(x), r = reciprocal(1 + e);
   return x < 0 ? e * r : r;
 }
 

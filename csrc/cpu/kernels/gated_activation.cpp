@@ -16,25 +16,30 @@ template <typename T>
 struct OneRow {
   const T* row;
   static constexpr Compute<T> factor = 1;
-  Vec<Compute<T>> whole(int64_t i) const { return load(row + i); }
+  Group<T> whole(int64_t i) const { return load_group(row + i); }
   Vec<Compute<T>> part(int64_t i, int count) const { return load_part(row + i, count); }
 };
 template <typename T>
 struct TwoRows {
   const T *row, *other;
   Compute<T> factor;
-  Vec<Compute<T>> whole(int64_t i) const { return (load(row + i) + load(other + i)) * factor; }
+  Group<T> whole(int64_t i) const {
+    Group<T> x = load_group(row + i);
+    const Group<T> y = load_group(other + i);
+    for (int j = 0; j < Group<T>::vectors; ++j) x.part[j] = (x.part[j] + y.part[j]) * factor;
+    return x;
+  }
   Vec<Compute<T>> part(int64_t i, int count) const {
     return (load_part(row + i, count) + load_part(other + i, count)) * factor;
   }
 };
 
-template <bool kStreams, typename T, typename V>
-void put(T* to, V x) {
+template <bool kStreams, typename T>
+void put(T* to, const Group<T>& x) {
   if constexpr (kStreams) {
-    stream(to, x);
+    stream_group(to, x);
   } else {
-    store(to, x);
+    store_group(to, x);
   }
 }
 
@@ -49,40 +54,59 @@ void with_stores(bool streams, const Body& body) {
 
 template <typename T>
 bool aligned(const T* pointer) {
-  return reinterpret_cast<uintptr_t>(pointer) % (kLanes<Compute<T>> * sizeof(T)) == 0;
+  return reinterpret_cast<uintptr_t>(pointer) % kVectorBytes == 0;
+}
+
+// Calls whole(i) for each whole group of a row of so many columns, and rest(i, count) for parts of vectors.
+template <typename T, typename Whole, typename Rest>
+void for_groups(int64_t columns, const Whole& whole, const Rest& rest) {
+  constexpr int lanes = kLanes<Compute<T>>;
+  int64_t i = 0;
+  for (; i + Group<T>::size <= columns; i += Group<T>::size) whole(i);
+  for (; i < columns; i += lanes) rest(i, static_cast<int>(columns - i < lanes ? columns - i : lanes));
 }
 
 template <Activation kind, bool kStreams, typename T, typename Value>
 void forward_row(T* out, const Value& value, const T* gate, int64_t columns) {
-  constexpr int lanes = kLanes<Compute<T>>;
-  int64_t i = 0;
-  for (; i + lanes <= columns; i += lanes) put<kStreams>(out + i, value.whole(i) * Act<kind>::value(load(gate + i)));
-  const int rest = static_cast<int>(columns - i);
-  if (rest) store_part(out + i, value.part(i, rest) * Act<kind>::value(load_part(gate + i, rest)), rest);
+  for_groups<T>(
+      columns,
+      [&](int64_t i) {
+        Group<T> x = value.whole(i);
+        const Group<T> z = load_group(gate + i);
+        for (int j = 0; j < Group<T>::vectors; ++j) x.part[j] *= Act<kind>::value(z.part[j]);
+        put<kStreams>(out + i, x);
+      },
+      [&](int64_t i, int count) {
+        store_part(out + i, value.part(i, count) * Act<kind>::value(load_part(gate + i, count)), count);
+      });
 }
 
 // d_other is null where only one row was gated.
 template <Activation kind, bool kStreams, typename T, typename Value>
 void backward_row(
     T* d_value, T* d_other, T* d_gate, const T* grad, const Value& value, const T* gate, int64_t columns) {
-  constexpr int lanes = kLanes<Compute<T>>;
-  int64_t i = 0;
-  for (; i + lanes <= columns; i += lanes) {
-    const auto g = load(grad + i);
-    const auto act = Act<kind>::both(load(gate + i));
-    const auto d = g * act.value * value.factor;
-    put<kStreams>(d_value + i, d);
-    if (d_other) put<kStreams>(d_other + i, d);
-    put<kStreams>(d_gate + i, g * value.whole(i) * act.slope);
-  }
-  const int rest = static_cast<int>(columns - i);
-  if (!rest) return;
-  const auto g = load_part(grad + i, rest);
-  const auto act = Act<kind>::both(load_part(gate + i, rest));
-  const auto d = g * act.value * value.factor;
-  store_part(d_value + i, d, rest);
-  if (d_other) store_part(d_other + i, d, rest);
-  store_part(d_gate + i, g * value.part(i, rest) * act.slope, rest);
+  for_groups<T>(
+      columns,
+      [&](int64_t i) {
+        const Group<T> g = load_group(grad + i), x = value.whole(i), z = load_group(gate + i);
+        Group<T> dx, dz;
+        for (int j = 0; j < Group<T>::vectors; ++j) {
+          const auto act = Act<kind>::both(z.part[j]);
+          dx.part[j] = g.part[j] * act.value * value.factor;
+          dz.part[j] = g.part[j] * x.part[j] * act.slope;
+        }
+        put<kStreams>(d_value + i, dx);
+        if (d_other) put<kStreams>(d_other + i, dx);
+        put<kStreams>(d_gate + i, dz);
+      },
+      [&](int64_t i, int count) {
+        const auto g = load_part(grad + i, count);
+        const auto act = Act<kind>::both(load_part(gate + i, count));
+        const auto d = g * act.value * value.factor;
+        store_part(d_value + i, d, count);
+        if (d_other) store_part(d_other + i, d, count);
+        store_part(d_gate + i, g * value.part(i, count) * act.slope, count);
+      });
 }
 
 // Calls body(row, its partner, first column, columns) for each part of a row in the range.

@@ -211,18 +211,65 @@ static inline void store_part(T* to, Vec<Compute<T>> x, int count) {
   for (int i = 0; i < count; ++i) narrow(x[i], to[i]);
 }
 
+// ---- a group: as many vectors as one vector's bytes of memory fill ----
+
+// A group of bfloat16 is two vectors, of the even and the odd elements: so it is widened and narrowed with a shift or a
+// mask, without moving anything between lanes.
+template <typename T>
+struct Group {
+  static constexpr int vectors = 1;
+  static constexpr int size = kLanes<Compute<T>>;
+  Vec<Compute<T>> part[vectors];
+};
+template <>
+struct Group<BFloat16> {
+  static constexpr int vectors = 2;
+  static constexpr int size = 2 * kFloats;
+  FloatVec part[vectors];
+};
+
+template <typename T>
+static inline Group<T> load_group(const T* from) { return {{load(from)}}; }
+static inline Group<BFloat16> load_group(const BFloat16* from) {
+  UintVec bits;
+  __builtin_memcpy(&bits, from, sizeof bits);
+  return {{bit_cast<FloatVec>(bits << 16), bit_cast<FloatVec>(bits & 0xffff0000u)}};
+}
+
+// For numbers computed from bfloat16 numbers: their NaNs come from an operand or are the processor's own, and end in 16
+// zeros either way, so that rounding cannot carry them into infinity.
+static inline UintVec packed(const Group<BFloat16>& x) {
+  UintVec bits[2];
+  for (int i = 0; i < 2; ++i) {
+    const UintVec b = bit_cast<UintVec>(x.part[i]);
+    bits[i] = b + 0x7fff + (b >> 16 & 1);
+  }
+  return bits[0] >> 16 | (bits[1] & 0xffff0000u);
+}
+template <typename T>
+static inline void store_group(T* to, const Group<T>& x) { store(to, x.part[0]); }
+static inline void store_group(BFloat16* to, const Group<BFloat16>& x) {
+  const UintVec bits = packed(x);
+  __builtin_memcpy(to, &bits, sizeof bits);
+}
+
 // Stores around the cache, for outputs too large to be found there again; `to` must be aligned to a whole vector. Only
 // for the element types and instruction sets of kCanStream: half a vector at a time it does not pay.
 #if defined(__AVX512F__)
-static inline void stream(float* to, FloatVec x) { _mm512_stream_ps(to, (__m512)x); }
+static inline void stream_vector(void* to, UintVec x) { _mm512_stream_si512((__m512i*)to, (__m512i)x); }
 #elif defined(__AVX2__)
-static inline void stream(float* to, FloatVec x) { _mm256_stream_ps(to, (__m256)x); }
+static inline void stream_vector(void* to, UintVec x) { _mm256_stream_si256((__m256i*)to, (__m256i)x); }
 #endif
 template <typename T>
 constexpr bool kCanStream = false;
 #if defined(__AVX2__)
 template <>
 constexpr bool kCanStream<float> = true;
+template <>
+constexpr bool kCanStream<BFloat16> = true;
+static inline void stream(float* to, FloatVec x) { stream_vector(to, bit_cast<UintVec>(x)); }
+static inline void stream_group(float* to, const Group<float>& x) { stream(to, x.part[0]); }
+static inline void stream_group(BFloat16* to, const Group<BFloat16>& x) { stream_vector(to, packed(x)); }
 #endif
 
 // Before other threads may read what was streamed.
