@@ -33,6 +33,7 @@ from transformers.models.mamba2.modeling_mamba2 import mamba2_chunk_scan, mamba2
 from transformers.utils import logging
 
 from hybridgen.ops import native
+from hybridgen.ops.add_norm import add_norm
 from hybridgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
 from hybridgen.ops.gated_activation import gated_activation
 from hybridgen.ops.linear import linear
@@ -274,7 +275,7 @@ def norm_cases(quick: bool) -> Iterator[Case]:
         residual = torch.randn(1, T, width)
         fused = compiled(eager)
         candidates = {
-            **ours(lambda x=x, r=residual, w=weight: add_norm(x, r, w, None, 1e-5, "rms", backend=b)),
+            **ours(lambda x=x, r=residual, w=weight: add_norm(x, r, w, None, 1e-5, "rms")),
             "eager add, F.rms_norm": lambda x=x, r=residual, w=weight: eager(x, r, w),
             "torch.compile": lambda x=x, r=residual, w=weight, f=fused: f(x, r, w),
         }

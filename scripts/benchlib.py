@@ -117,7 +117,7 @@ def exp_limit(count: float) -> Limit | None:
     library = peers()
     if library is None:
         return None
-    share = 1 << 22
+    share = 1 << 24
     return Limit("exp rate of a loop in registers", lambda: on_threads(library.exps, share), count / share)
 
 

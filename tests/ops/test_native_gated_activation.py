@@ -102,7 +102,7 @@ def test_small_and_large_arguments_keep_their_relative_precision(name):
 def test_infinities_and_nan_are_those_of_torch(name, dtype):
     numbers = [0.0, -0.0, torch.nan, -torch.inf, 200.0, -200.0, 1e30, -1e30, 1e-40]
     # torch's own gelu gives NaN at inf where it is vectorised, and inf where it is not.
-    gate = torch.tensor(numbers if name == "gelu" else [*numbers, torch.inf], dtype=dtype)
+    gate = torch.tensor(numbers if name == "gelu" else [*numbers, torch.inf], dtype=dtype).repeat(8)
     one = torch.ones_like(gate)
     functions = [lambda v, g, b=b: gated_activation(v, g, name, backend=b) for b in ("native", "torch")]
     given, wanted = (f(one, gate) for f in functions)
@@ -111,6 +111,16 @@ def test_infinities_and_nan_are_those_of_torch(name, dtype):
     # torch's gelu_tanh has a NaN slope where the cube of x overflows.
     known = wanted.isfinite() | (gate.abs() < 1e10)
     torch.testing.assert_close(given[known], wanted[known], equal_nan=True, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_every_bfloat16_number_is_gated_in_float32_and_rounded_once(name):
+    gate = torch.arange(2**16, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16)
+    one, wide_one = torch.ones_like(gate), torch.ones(gate.shape)
+    wide = gated_activation(wide_one, gate.float(), name, backend="native").to(torch.bfloat16)
+    torch.testing.assert_close(
+        gated_activation(one, gate, name, backend="native"), wide, equal_nan=True, rtol=0, atol=0
+    )
 
 
 def test_tensors_of_any_strides_are_read_in_place_or_copied():
