@@ -1,0 +1,74 @@
+"""Selective attention: tokens hide earlier ones from the tokens after them (arXiv 2410.02703)."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hybridgen.errors import ShapeError
+from hybridgen.ops.selective_attention.registration import selective_attention_op
+from hybridgen.ops.shapes import check_shapes
+
+
+def selective_attention(
+    q: Float[Tensor, "B H T P"],
+    k: Float[Tensor, "B K S P"],
+    v: Float[Tensor, "B K S V"],
+    scale: float,
+    selection_head: int = 0,
+    protect_bos: bool = True,
+    hidden: Float[Tensor, "B S-T"] | None = None,
+    starts: Int[Tensor, "B T"] | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Float[Tensor, " H"] | None = None,
+) -> tuple[Float[Tensor, "B H T V"], Float[Tensor, "B S"]]:
+    """Causal attention whose logits lose what earlier tokens have chosen to hide.
+
+    `softmax(scores - F) v` with `F[i, j] = sum over j < k < i of relu(scores of the selection head[k, j])`, the same F
+    for all heads, without parameters. F is zero for a token itself and the one after it. Sources: arXiv 2410.02703,
+    section 3, for the formula; the memory beside the arguments is O(S) per batch row and block of queries.
+
+    Args:
+        q: Queries; query t stands at key S - T + t and sees no later one. H is a multiple of K; query head h reads key
+            head h // (H / K).
+        k: Keys, those of the queries and S - T earlier ones.
+        v: Values.
+        scale: Factor on the products q k.
+        selection_head: The query head whose scores choose; it attends like the others.
+        protect_bos: Whether the first token of a sequence can never be hidden.
+        hidden: F of the earlier keys at query 0, as the call before returned it; None is zero.
+        starts: Index of the key with which each query's sequence starts, negative if that is no longer there; it
+            sees none before it. None is 0 for all.
+        window: Keys that a query sees, its own included; None is no limit.
+        softcap: Scores become softcap * tanh(score / softcap), before they choose; None is no cap.
+        sinks: One more logit per head in the softmax, with no value and never hidden.
+
+    Returns:
+        The output in q's dtype, and F of all keys for the query after the last, float32 (float64 for float64).
+
+    Raises:
+        ShapeError: The tensors do not fit each other, or there is no such head.
+    """
+    batch, H, T, P = q.shape
+    K, S = k.shape[1:3]
+    check_shapes(
+        "selective_attention",
+        {
+            "k": (k, (batch, K, S, P)),
+            "v": (v, (batch, K, S, v.shape[-1])),
+            "hidden": (hidden, (batch, S - T)),
+            "starts": (starts, (batch, T)),
+            "sinks": (sinks, (H,)),
+        },
+    )
+    if K < 1 or H % K:
+        raise ShapeError(f"selective_attention: k has {K} heads, which must divide the {H} heads of q")
+    if S < T:
+        raise ShapeError(f"selective_attention: there are {T} queries but {S} keys; every query needs a key of its own")
+    if not 0 <= selection_head < H:
+        raise ShapeError(f"selective_attention: selection_head must be 0 ... {H - 1}; given {selection_head}")
+    needs_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (q, k, v, hidden, sinks))
+    y, F, _, _ = selective_attention_op(
+        q, k, v, sinks, hidden, starts, scale, selection_head, protect_bos, window, softcap, needs_grad
+    )
+    return y, F

@@ -1,0 +1,51 @@
+"""Selective attention, one query at a time."""
+
+import torch
+from torch import Tensor
+
+
+def selective_attention_reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    selection_head: int = 0,
+    protect_bos: bool = True,
+    hidden: Tensor | None = None,
+    starts: Tensor | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The same function as `selective_attention`, in the precision of the tensors given."""
+    batch, heads, T, _ = q.shape
+    S = k.shape[2]
+    k, v = (t.repeat_interleave(heads // t.shape[1], dim=1) for t in (k, v))
+    outputs, after = [], []
+    for row in range(batch):
+        F = q.new_zeros(S)
+        if hidden is not None:
+            F = torch.cat((hidden[row].to(q.dtype), q.new_zeros(T)))
+        queries = []
+        for t in range(T):
+            i = S - T + t
+            start = 0 if starts is None else int(starts[row, t])
+            low = max(start, 0 if window is None else i - window + 1, 0)
+            scores = scale * torch.einsum("hp,hsp->hs", q[row, :, t], k[row, :, low : i + 1])
+            if softcap is not None:
+                scores = softcap * torch.tanh(scores / softcap)
+            selected = torch.relu(scores[selection_head])
+            logits = scores - F[low : i + 1]
+            if sinks is not None:
+                logits = torch.cat((logits, sinks[:, None].to(q.dtype)), dim=1)
+            weights = logits.softmax(dim=1)[:, : i + 1 - low]
+            queries.append(torch.einsum("hs,hsp->hp", weights, v[row, :, low : i + 1]))
+            # Neither the token itself nor the first of its sequence can be hidden.
+            keep = torch.arange(low, i + 1)
+            selected = torch.where((keep < i) & ~((keep == start) & protect_bos), selected, 0.0)
+            F = F + torch.cat((q.new_zeros(low), selected, q.new_zeros(S - i - 1)))
+        outputs.append(torch.stack(queries, dim=1) if queries else q[row])
+        after.append(F)
+    if not outputs:
+        return torch.empty_like(q), q.new_zeros(0, S)
+    return torch.stack(outputs), torch.stack(after)
