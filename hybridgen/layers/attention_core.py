@@ -29,6 +29,12 @@ class Keys(NamedTuple):
     first: int = 0
     turn: int = 0
 
+    def in_order(self) -> tuple[Tensor, Tensor]:
+        """Returns k and v, the oldest first."""
+        if self.turn == 0:
+            return self.k, self.v
+        return self.k.roll(-self.turn, dims=2), self.v.roll(-self.turn, dims=2)
+
     def slots(self) -> Int[Tensor, " S"]:
         """Returns the slot of each key."""
         index = torch.arange(self.k.shape[2], device=self.k.device)

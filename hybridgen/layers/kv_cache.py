@@ -21,12 +21,15 @@ class AttentionState(MixerState):
         v: (B, K, capacity, P) values.
         is_ring: Whether only the last `capacity` tokens are needed, so that later ones may overwrite earlier ones.
         conv: (B, C, d_conv - 1) last inputs of the layer's convolution; None when the layer has none.
+        hidden: (B, capacity) float32 (float64 for float64), what the tokens seen take off the score of each; None when
+            the layer is not selective.
     """
 
     k: Tensor
     v: Tensor
     is_ring: bool = False
     conv: Tensor | None = None
+    hidden: Tensor | None = None
 
     def capacity(self) -> int | None:
         """Returns how many tokens fit; None for a ring, which takes any number."""
@@ -49,6 +52,19 @@ class AttentionState(MixerState):
         if end > size:
             return Keys(self.k.to(k.dtype), self.v.to(v.dtype), end - size, end % size)
         return Keys(self.k[:, :, :end].to(k.dtype), self.v[:, :, :end].to(v.dtype))
+
+    def hidden_of(self, first: int, end: int) -> Tensor | None:
+        """Returns `hidden` of the slots first .. end-1, or None when the layer is not selective."""
+        if self.hidden is None:
+            return None
+        return self.hidden[:, torch.arange(first, end, device=self.hidden.device) % self.hidden.shape[1]]
+
+    def store_hidden(self, hidden: Float[Tensor, "B S"], first: int) -> None:
+        """Stores what is hidden of the slots first, first + 1, ...; the last `capacity` of them stay."""
+        if self.hidden is not None:
+            size, end = self.hidden.shape[1], first + hidden.shape[1]
+            kept = torch.arange(max(first, end - size), end, device=hidden.device)
+            self.hidden[:, kept % size] = hidden[:, hidden.shape[1] - len(kept) :]
 
     def _store(self, k: Tensor, v: Tensor, offset: int) -> None:
         size, end = self.k.shape[2], offset + k.shape[2]

@@ -206,7 +206,8 @@ class AttentionSpec(Spec):
     """Softmax attention with any number of query heads per key-value head, rotary positions, windows and more.
 
     State per sequence: 2 * num_heads_kv * head_dim numbers a token (at most `window` tokens when that is set).
-    Sources: arXiv 1706.03762 (attention), 2305.13245 (grouped heads), 2104.09864 (rotary).
+    Sources: arXiv 1706.03762 (attention), 2305.13245 (grouped heads), 2104.09864 (rotary),
+    2410.02703 (selection).
     """
 
     type: Literal["attention"]
@@ -245,6 +246,12 @@ class AttentionSpec(Spec):
     """Whether each head has a learned logit that takes part in the softmax and carries no value (gpt-oss)."""
     output_gate: Literal["none", "elementwise", "head"] = "none"
     """Sigmoid gate on the attention's output, computed from the layer's input: one value per channel or per head."""
+    selective: bool = False
+    """Whether tokens hide earlier ones from the tokens after them (arXiv 2410.02703); costs no weights."""
+    selection_head: NonNegativeInt = 0
+    """Query head whose scores say what is hidden, in a selective layer; it attends like the others."""
+    protect_bos: bool = True
+    """Whether the first token of a sequence can never be hidden, in a selective layer."""
 
     def kv_heads(self) -> int:
         """Key-value heads, the default worked out."""
@@ -295,6 +302,30 @@ class AttentionSpec(Spec):
             )
         if self.rotary_emb_dim % 2:
             yield Problem(("rotary_emb_dim",), f"rotary_emb_dim must be even; given {self.rotary_emb_dim}")
+        yield from self._selection_problems()
+
+    def _selection_problems(self) -> Iterator[Problem]:
+        if self.selective and not self.causal:
+            yield Problem(
+                ("selective",),
+                "selective: true needs causal: true, a token is hidden from later ones only",
+                "write selective: false",
+                depends=("causal",),
+            )
+        if self.selection_head >= self.num_heads:
+            yield Problem(
+                ("selection_head",),
+                f"selection_head must be less than num_heads = {self.num_heads}, heads count from 0; "
+                f"given {self.selection_head}",
+                depends=("num_heads",),
+            )
+        if not self.selective and (self.selection_head or not self.protect_bos):
+            yield Problem(
+                ("selective",),
+                "selection_head and protect_bos need selective: true, nothing is hidden without it",
+                "write selective: true",
+                depends=("selection_head", "protect_bos"),
+            )
 
 
 MixerSpec = Annotated[Mamba1Spec | Mamba2Spec | AttentionSpec, Field(discriminator="type")]

@@ -45,6 +45,11 @@ MIXER_CASES: dict[str, dict[str, Any]] = {
     "attention-gate-head": _attention(output_gate="head"),
     "attention-conv": _attention(d_conv=4),
     "attention-parallel-mlp": _attention(mlp_dim=200),
+    "attention-selective": _attention(selective=True),
+    "attention-selective-head": _attention(selective=True, selection_head=2, protect_bos=False, num_heads_kv=1),
+    "attention-selective-everything": _attention(
+        selective=True, selection_head=3, window=7, qk_norm="head", logit_softcap=5.0, sink=True, output_gate="head"
+    ),
     "attention-everything": _attention(
         window=7, qk_norm="head", logit_softcap=5.0, sink=True, output_gate="head", d_conv=3, mlp_dim=256, head_dim=16
     ),

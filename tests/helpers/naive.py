@@ -67,7 +67,7 @@ def attention(mixer: Any, x: Tensor) -> Tensor:
         queries.append([_rotate(head, t, *turn) for head in q])
         keys.append([_rotate(head, t, *turn) for head in k])
         values.append(v.view(kv, dim))
-    out = []
+    out, hidden = [], [x.new_zeros(()) for _ in x]
     for t, row in enumerate(x):
         first = 0 if spec.window is None else max(0, t - spec.window + 1)
         contexts = []
@@ -77,9 +77,14 @@ def attention(mixer: Any, x: Tensor) -> Tensor:
             scores = torch.stack([scale * (queries[t][h] @ keys[s][group]) for s in range(first, t + 1)])
             if spec.logit_softcap:
                 scores = spec.logit_softcap * torch.tanh(scores / spec.logit_softcap)
-            weights = scores.exp()
+            if h == spec.selection_head:
+                chosen = scores.relu()
+            weights = (scores - torch.stack(hidden[first : t + 1])).exp()
             total = weights.sum() + (w["sinks"][h].exp() if spec.sink else 0)
             contexts.append(sum(weights[i] / total * values[first + i][group] for i in range(len(weights))))
+        if spec.selective:
+            for s in range(max(first, 1 if spec.protect_bos else 0), t):
+                hidden[s] = hidden[s] + chosen[s - first]
         context = torch.cat(contexts)
         if spec.output_gate != "none":
             gate = torch.sigmoid(w["g_proj.weight"] @ row)

@@ -17,6 +17,7 @@ from hybridgen.layers.rotary import apply_rotary
 from hybridgen.layers.span import Span
 from hybridgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
 from hybridgen.ops.gated_activation import gated_activation
+from hybridgen.ops.selective_attention import selective_attention
 from hybridgen.spec.mixers import AttentionSpec
 from hybridgen.spec.parts import NormSpec
 
@@ -25,7 +26,7 @@ class Attention(Mixer):
     """`out_proj([attention | value * silu(gate)])` with [q | k | v | value | gate] = in_proj(input).
 
     The MLP part beside the attention exists with mlp_dim > 0. State per row: keys and values, (K, P) each, of every
-    token seen (of the last `window` tokens when there is a window).
+    token seen (of the last `window` tokens when there is a window); in a selective layer also one number per token.
     """
 
     def __init__(self, spec: AttentionSpec, d_model: int, norm: NormSpec) -> None:
@@ -71,7 +72,11 @@ class Attention(Mixer):
         if self.spec.d_conv:
             conv = torch.zeros(batch_size, self.qkv_dim, self.spec.d_conv - 1, dtype=dtype, device=device)
         k, v = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
-        return AttentionState(k, v, window <= max_seqlen, conv)
+        hidden = None
+        if self.spec.selective:
+            wide = torch.float64 if dtype == torch.float64 else torch.float32
+            hidden = torch.zeros(batch_size, shape[2], dtype=wide, device=device)
+        return AttentionState(k, v, window <= max_seqlen, conv, hidden)
 
     def forward(
         self, x: Float[Tensor, "B T D"], state: MixerState | None = None, span: Span | None = None
@@ -133,8 +138,37 @@ class Attention(Mixer):
         sinks = self.sinks if spec.sink else None
         scoring = Scoring(self.scale, spec.logit_softcap, sinks, is_grouped=self.kv_heads != spec.num_heads)
         keys = Keys(k, v, span.offset) if state is None else state.extend(k, v, span.offset)
-        if spec.causal:
+        if spec.selective:
+            y = self._select(q, keys, state, span)
+        elif spec.causal:
             y = attend_causal(q, keys, span.offset, span.starts, spec.window, scoring)
         else:
             y = attend_everywhere(q, keys, span.starts, scoring)
         return y.transpose(1, 2)
+
+    def _select(
+        self, q: Float[Tensor, "B H T P"], keys: Keys, state: AttentionState | None, span: Span
+    ) -> Float[Tensor, "B H T P"]:
+        spec = self.spec
+        k, v = keys.in_order()
+        starts = None
+        if span.starts is not None:
+            starts = span.starts - keys.first
+        elif keys.first:
+            starts = torch.full((q.shape[0], q.shape[2]), -keys.first, device=q.device)
+        y, hidden = selective_attention(
+            q,
+            k,
+            v,
+            self.scale,
+            spec.selection_head,
+            spec.protect_bos,
+            None if state is None else state.hidden_of(keys.first, span.offset),
+            starts,
+            spec.window,
+            spec.logit_softcap,
+            self.sinks if spec.sink else None,
+        )
+        if state is not None:
+            state.store_hidden(hidden.detach(), keys.first)
+        return y
