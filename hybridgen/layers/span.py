@@ -38,6 +38,11 @@ class Span:
         self.begins = begins and starts is not None
         self._shared: dict[Hashable, tuple[Tensor, Tensor]] = {}
 
+    def part(self, begin: int, end: int) -> "Span":
+        """Returns the span of the tokens begin ... end - 1 of this call."""
+        starts = None if self.starts is None else self.starts[:, begin:end]
+        return Span(self.offset + begin, end - begin, self.device, starts, self.begins)
+
     def slots(self) -> Int[Tensor, " T"]:
         """Returns the slots of this call's tokens."""
         return torch.arange(self.offset, self.offset + self.length, device=self.device)

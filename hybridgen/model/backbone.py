@@ -1,16 +1,23 @@
 """The stack of layers between the embeddings and the head."""
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from hybridgen.layers.linear import BranchOutput, Embedding
+from hybridgen.layers.mixers.base import MixerState
 from hybridgen.layers.norms import Norm
+from hybridgen.layers.score_carry import ScoreCarry
 from hybridgen.layers.span import Span
 from hybridgen.model.block import Block
-from hybridgen.model.state import DecodingState
 from hybridgen.spec.ends import TokensInputSpec
 from hybridgen.spec.model import ModelSpec
+
+# Tokens read at once through a stack that hands on attention scores, without gradients.
+_PIECE = 256
 
 
 class Backbone(nn.Module):
@@ -27,6 +34,9 @@ class Backbone(nn.Module):
             rows = spec.input.padded_vocab_size()
             self.embedding = Embedding(rows, stack.d_model, stack.init.initializer_range)
             self.embed_scale = spec.input.embed_scale
+        # Where attention sees later tokens there is no state to read pieces with.
+        causal = all(layer.mixer is None or getattr(layer.mixer, "causal", True) for layer in stack.layers)
+        self.hands_on_scores = stack.residual_attn is not None and causal
         self.layers = nn.ModuleList(Block(layer, stack) for layer in stack.layers)
         has_bias = True if stack.norm.final_bias else None
         self.norm_f = Norm(stack.norm, stack.d_model, bias=has_bias)
@@ -36,28 +46,52 @@ class Backbone(nn.Module):
                 output.init_scale = len(outputs) ** -0.5
 
     def forward(
-        self, x: Shaped[Tensor, "B T *D"], state: DecodingState | None = None, span: Span | None = None
+        self,
+        x: Shaped[Tensor, "B T *D"],
+        state: Sequence[MixerState | None] | None = None,
+        span: Span | None = None,
     ) -> Float[Tensor, "B T D"]:
         """Runs the stack.
 
         Args:
             x: Token ids (B, T) if the model reads tokens, or hidden states (B, T, D) in any case.
-            state: Decoding state, whose layers are advanced in place; the caller advances its length.
+            state: State of each layer, advanced in place.
             span: Where the tokens stand; None is a plain batch that begins at slot 0.
         Returns:
             Hidden states after the last norm, in the weights' dtype.
         """
-        branch = self.embed(x) if self.embedding is not None and not x.is_floating_point() else x
         span = span or Span(0, x.shape[1], x.device)
+        in_pieces = self.hands_on_scores and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if in_pieces and x.shape[1] > _PIECE:
+            return self._by_pieces(x, state, span)
+        branch = self.embed(x) if self.embedding is not None and not x.is_floating_point() else x
         residual: Tensor | None = None
         stream = branch.dtype
         if self.residual_in_fp32 and stream != torch.float64:
             stream = torch.float32
+        carry: ScoreCarry | None = None
         for index, layer in enumerate(self.layers):
-            memory = None if state is None else state.layers[index]
-            branch, residual = layer(branch, residual, stream, memory, span)
+            memory = None if state is None else state[index]
+            branch, residual, carry = layer(branch, residual, stream, memory, span, carry)
         normed: Tensor = self.norm_f(branch, residual)
         return normed
+
+    def _by_pieces(
+        self, x: Shaped[Tensor, "B T *D"], state: Sequence[MixerState | None] | None, span: Span
+    ) -> Float[Tensor, "B T D"]:
+        """Reads the tokens in pieces, each through all layers: no table of scores has more rows than a piece."""
+        if state is None:
+            state = self.init_state(x.shape[0], x.shape[1], self.norm_f.weight.dtype)
+        cuts = [(begin, min(begin + _PIECE, x.shape[1])) for begin in range(0, x.shape[1], _PIECE)]
+        return torch.cat([self(x[:, begin:end], state, span.part(begin, end)) for begin, end in cuts], dim=1)
+
+    def init_state(self, batch_size: int, max_seqlen: int, dtype: torch.dtype) -> list[MixerState | None]:
+        """Makes an empty state of each layer's mixer, on the weights' device; see `HybridModel.init_state`."""
+        device = self.norm_f.weight.device
+        return [
+            None if block.mixer is None else block.mixer.init_state(batch_size, max_seqlen, dtype, device)
+            for block in cast(list[Block], list(self.layers))
+        ]
 
     def embed(self, ids: Shaped[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """Looks up token ids."""

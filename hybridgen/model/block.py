@@ -5,9 +5,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hybridgen.layers.mixers import make_mixer
-from hybridgen.layers.mixers.base import Mixer, MixerState
+from hybridgen.layers.mixers.base import MixerState
+from hybridgen.layers.mixers.residual_attention import ResidualAttention
 from hybridgen.layers.mlp import Mlp
 from hybridgen.layers.norms import Norm
+from hybridgen.layers.score_carry import ScoreCarry
 from hybridgen.layers.span import Span
 from hybridgen.ops.add_norm.plain import added
 from hybridgen.spec.model import BackboneSpec, LayerSpec
@@ -23,8 +25,9 @@ class Block(nn.Module):
     def __init__(self, spec: LayerSpec, backbone: BackboneSpec) -> None:
         super().__init__()
         placement, d_model = backbone.norm_placement, backbone.d_model
-        self.mixer = None if spec.mixer is None else make_mixer(spec.mixer, d_model, backbone.norm)
+        self.mixer = None if spec.mixer is None else make_mixer(spec.mixer, backbone)
         self.mlp = None if spec.mlp is None else Mlp(spec.mlp, d_model)
+        self.passes_scores = backbone.residual_attn is not None and backbone.residual_attn.cross_block
 
         def norm(wanted: bool) -> Norm | None:
             return Norm(backbone.norm, d_model) if wanted else None
@@ -42,7 +45,8 @@ class Block(nn.Module):
         residual_dtype: torch.dtype,
         state: MixerState | None,
         span: Span,
-    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T D"] | None]:
+        carry: ScoreCarry | None = None,
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T D"] | None, ScoreCarry | None]:
         """Runs the layer.
 
         Args:
@@ -51,20 +55,31 @@ class Block(nn.Module):
             residual_dtype: Dtype that the stream is stored in.
             state: State of the mixer, advanced in place.
             span: Where the tokens stand.
+            carry: Attention scores of the layers before, with residual attention.
         Returns:
-            The new last branch and the stream without it.
+            The new last branch, the stream without it, and the scores for the layers behind.
         """
         if self.mixer is not None:
             x, residual = _enter(self.norm, branch, residual, residual_dtype)
-            branch = _leave(self.post_norm, self._mix(self.mixer, x, state, span))
+            mixed, carry = self._mix(x, state, span, carry)
+            branch = _leave(self.post_norm, mixed)
         if self.mlp is not None:
             x, residual = _enter(self.norm2, branch, residual, residual_dtype)
             branch = _leave(self.post_norm2, self.mlp(x))
-        return branch, residual
+        return branch, residual, carry
 
-    def _mix(self, mixer: Mixer, x: Tensor, state: MixerState | None, span: Span) -> Tensor:
-        mixed: Tensor = mixer(x, state, span)
-        return mixed
+    def _mix(
+        self, x: Tensor, state: MixerState | None, span: Span, carry: ScoreCarry | None
+    ) -> tuple[Tensor, ScoreCarry | None]:
+        assert self.mixer is not None, "called for a layer with a mixer only"
+        if isinstance(self.mixer, ResidualAttention):
+            every = self.mixer.residual.every
+            if carry is not None and every is not None and carry.layers >= every:
+                carry = None
+            both: tuple[Tensor, ScoreCarry] = self.mixer(x, state, span, carry)
+            return both
+        mixed: Tensor = self.mixer(x, state, span)
+        return mixed, carry if self.passes_scores else None
 
 
 def _enter(

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from hybridgen.errors import ShapeError
 from hybridgen.layers.linear import Embedding, Linear
 from hybridgen.model.backbone import Backbone
-from hybridgen.model.block import Block
 from hybridgen.model.state import DecodingState, plan_step
 from hybridgen.spec.ends import CodebooksHeadSpec, CodebooksInputSpec, LmHeadSpec, TokensInputSpec
 from hybridgen.spec.model import ModelSpec
@@ -83,7 +82,7 @@ class HybridModel(nn.Module):
         step = plan_step((x.shape[0], x.shape[1]), x.device, state, mask, seq_idx)
         if state is not None:
             state.is_busy = True
-        hidden = self.backbone(self._embed(x), state, step.span)
+        hidden = self.backbone(self._embed(x), None if state is None else state.layers, step.span)
         if state is not None:
             step.finish(state)
         return self._apply_head(hidden[:, -num_last_tokens:] if num_last_tokens else hidden)
@@ -99,11 +98,7 @@ class HybridModel(nn.Module):
         Raises:
             UnsupportedError: If a layer is not causal.
         """
-        device, dtype = self.device, dtype or self.dtype
-        layers = [
-            None if block.mixer is None else block.mixer.init_state(batch_size, max_seqlen, dtype, device)
-            for block in cast(list[Block], list(self.backbone.layers))
-        ]
+        layers = self.backbone.init_state(batch_size, max_seqlen, dtype or self.dtype)
         return DecodingState(layers, batch_size, max_seqlen, self.state_key)
 
     @property

@@ -13,7 +13,7 @@ from hybridgen.spec.activations import Activation
 from hybridgen.spec.base import NonNegativeInt, PositiveFloat, PositiveInt, Spec
 from hybridgen.spec.ends import HeadSpec, InputSpec
 from hybridgen.spec.mixers import AttentionSpec, MixerSpec, SsmSpec
-from hybridgen.spec.parts import LayerCount, MlpSpec, Name, StackSettings
+from hybridgen.spec.parts import LayerCount, MlpSpec, Name, ResidualAttnSpec, StackSettings
 
 UPSTREAM_KINDS = {"Mamba1": "mamba1", "Mamba2": "mamba2"}
 """The values of `layer` in mamba-ssm's `ssm_cfg`, and our names for them."""
@@ -162,6 +162,8 @@ class BackboneDocument(BackboneScalars, Grammar):
     Short form: n_layer, attn_layer_idx, ssm, attn, mlp and the two MLP widths. Long form: blocks and pattern.
     """
 
+    residual_attn: ResidualAttnSpec | bool | None = None  # type: ignore[assignment]  # a shorthand is written, not kept
+    """Residual attention: attention layers hand on their scores; true is the defaults, false or null is none."""
     attn_layer_idx: LayerIndex = "none"
     """Short form: the layers that attend, all others being SSM layers: a list of numbers, `all`, `none` or a slice."""
     ssm: SsmSection = left_out()

@@ -55,6 +55,21 @@ class InitSpec(Spec):
     """Whether each branch's last projection is divided by the root of the number of branches (GPT-2's scheme)."""
 
 
+class ResidualAttnSpec(Spec):
+    """How attention layers hand their scores on to the next attention layer, which adds them to its own (RealFormer).
+
+    Costs no weights. Source: arXiv 2012.11747.
+    """
+
+    carry: Literal["raw", "mean", "upstream"] = "raw"
+    """What is added up: scores before soft cap, masks and selection (raw), the same divided by the number of layers in
+    the chain (mean), or the logits that went into the softmax, masks and all, as x-transformers does (upstream)."""
+    every: PositiveInt | None = None
+    """A new chain begins after so many attention layers; null is one chain through the stack."""
+    cross_block: bool = True
+    """Whether the scores pass layers with another mixer, as in hybrids; a new chain begins behind them otherwise."""
+
+
 NAME_PATTERN = r"^[A-Za-z0-9._-]+$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=200)]
 LayerCount = Annotated[int, Field(ge=1, le=10_000)]
@@ -72,5 +87,7 @@ class StackSettings(Spec):
     """Norm before each branch (pre), on each branch's output (post, as OLMo 2), or both (sandwich)."""
     residual_in_fp32: bool = True
     """Whether the residual stream is kept in float32 when the weights are in a smaller type."""
+    residual_attn: ResidualAttnSpec | None = None
+    """Residual attention: attention layers hand on their scores; null is none."""
     init: InitSpec = InitSpec()
     """Starting values of the weights."""

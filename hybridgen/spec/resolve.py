@@ -20,11 +20,11 @@ from hybridgen.spec.document import BACKBONE_SCALARS, HEADS, INPUTS, BackboneSca
 from hybridgen.spec.fields import Checked, Part, check, check_loosely, choose
 from hybridgen.spec.foreign import refuse_foreign, zonos_keys
 from hybridgen.spec.layer_changes import Overrides
-from hybridgen.spec.parts import InitSpec, NormSpec
+from hybridgen.spec.parts import InitSpec, NormSpec, ResidualAttnSpec
 from hybridgen.spec.pattern import compress_pattern
 from hybridgen.spec.places import Locate
 from hybridgen.spec.report import Report, shown
-from hybridgen.spec.rules import check_causality, check_ends, check_norm
+from hybridgen.spec.rules import check_causality, check_chain, check_ends, check_norm
 from hybridgen.spec.stack import read_stack
 from hybridgen.spec.sugar import is_flat, respell_backbone, respell_end, unflatten
 from hybridgen.spec.tree import BROKEN, Node, grow, mapping_of
@@ -111,6 +111,9 @@ def _resolve_backbone(root: Node, head: Checked[Any], report: Report) -> dict[st
     norm = _check_section("norm", NormSpec, backbone, fields, report)
     init = _check_section("init", InitSpec, backbone, fields, report)
     check_norm(norm, fields.get("norm", backbone), report)
+    residual_attn: Checked[Any] | None = None
+    if "residual_attn" in fields:
+        residual_attn = _check_section("residual_attn", ResidualAttnSpec, backbone, fields, report)
 
     stack = read_stack(backbone, fields, settings.spec, report)
     overrides = Overrides(stack.layers and [*stack.layers], report)
@@ -121,6 +124,9 @@ def _resolve_backbone(root: Node, head: Checked[Any], report: Report) -> dict[st
     checker.check_layers(overrides.layers or ())
     for mixer, node in list(checker.mixers.values()):
         check_causality(mixer, node, head, report)
+    if residual_attn is not None:
+        mixers = [checker.mixers[id(layer.mixer)] for layer in overrides.layers or () if layer.mixer is not None]
+        check_chain(mixers, fields["residual_attn"], report)
     checker.check_rest(stack, [*stack.unused, *overrides.changes])
     if report or settings.spec is None or overrides.layers is None:
         return None
@@ -131,6 +137,7 @@ def _resolve_backbone(root: Node, head: Checked[Any], report: Report) -> dict[st
         "norm": _dump(norm.spec),
         "norm_placement": settings.spec.norm_placement,
         "residual_in_fp32": settings.spec.residual_in_fp32,
+        "residual_attn": None if residual_attn is None else _dump(residual_attn.spec),
         "init": _dump(init.spec),
         "n_layer": len(names),
         "blocks": {name: {"mixer": _dump(mixer), "mlp": _dump(mlp)} for name, (mixer, mlp) in contents.items()},

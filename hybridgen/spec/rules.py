@@ -1,13 +1,15 @@
 """The rules between fields and between parts, reported at the field that the user most likely got wrong."""
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
 from hybridgen.spec.base import Problem
 from hybridgen.spec.ends import CodebooksHeadSpec, CodebooksInputSpec, LmHeadSpec, TokensInputSpec
 from hybridgen.spec.fields import Checked
+from hybridgen.spec.mixers import AttentionSpec
 from hybridgen.spec.parts import NormSpec
-from hybridgen.spec.report import Report
+from hybridgen.spec.report import Report, shown
 from hybridgen.spec.tree import Node
 
 _PROBE_WIDTHS = (735_134_400, 999_999_937)
@@ -76,3 +78,23 @@ def check_norm(norm: Checked[NormSpec], node: Node, report: Report) -> None:
     if norm.spec.final_bias and norm.spec.type != "rms":
         message = f"final_bias is for norms of type 'rms'; given type '{norm.spec.type}', whose norms all have a bias"
         report.add(node.place_of(("final_bias",)), message, "remove it")
+
+
+def check_chain(mixers: Iterable[tuple[Checked[Any], Node]], node: Node, report: Report) -> None:
+    """Reports layers that cannot hand on their attention scores, or take those handed on."""
+    mixers = list(mixers)
+    chain = [(mixer, place) for mixer, place in mixers if isinstance(mixer.spec, AttentionSpec)]
+    if mixers and not chain and all(mixer.spec is not None for mixer, _ in mixers):
+        report.add(node.path, "residual_attn needs attention layers; there are none", "remove it")
+    for (before, _), (after, place) in itertools.pairwise(chain):
+        for field in ("num_heads", "causal"):
+            if {field} & (before.faulty | after.faulty):
+                continue
+            given, wanted = getattr(after.spec, field), getattr(before.spec, field)
+            if given != wanted:
+                message = (
+                    f"residual_attn needs the same {field} in all attention layers, each adds the scores of the one "
+                    f"before; given {shown(given)} after {shown(wanted)}"
+                )
+                report.add(place.place_of((field,)), message, f"write {field}: {shown(wanted)}")
+                return

@@ -91,6 +91,9 @@ def respell_backbone(node: Node, report: Report) -> dict[str, Node] | None:
             _put_in_section(fields, "norm", NORM_ALIASES[key], _norm_type(child, report), node, report)
         elif key in NORM_ALIASES:
             _put_in_section(fields, "norm", NORM_ALIASES[key], child, node, report)
+        elif key == "residual_attn" and (child.value is None or isinstance(child.value, bool)):
+            if child.value:
+                fields[key] = Node({}, child.path)
         elif key in BackboneDocument.model_fields:
             fields[key] = child
         else:

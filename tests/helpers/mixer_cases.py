@@ -92,6 +92,28 @@ STACK_CASES: dict[str, dict[str, Any]] = {
     for placement, norm in (("pre", "rms"), ("post", "layer"), ("sandwich", "rms"))
 }
 
+_RESIDUAL_BLOCKS: dict[str, Any] = {
+    **_HYBRID_BLOCKS,
+    "v": {"mixer": {"type": "attention", **_ATTENTION, "num_heads_kv": 4, "logit_softcap": 4.0, "selective": True}},
+}
+_CARRIES: dict[str, dict[str, Any]] = {
+    "raw": {},
+    "mean": {"carry": "mean", "cross_block": False},
+    "upstream": {"carry": "upstream"},
+    "short": {"every": 2},
+}
+STACK_CASES |= {
+    f"residual-{name}": {
+        "backbone": {
+            "d_model": D_MODEL,
+            "blocks": _RESIDUAL_BLOCKS,
+            "pattern": "v m w a f v",
+            "residual_attn": carry,
+        }
+    }
+    for name, carry in _CARRIES.items()
+}
+
 CASES = {**MIXER_CASES, **STACK_CASES}
 
 

@@ -4,16 +4,20 @@ from hybridgen.layers.mixers.attention import Attention
 from hybridgen.layers.mixers.base import Mixer
 from hybridgen.layers.mixers.mamba1 import Mamba1
 from hybridgen.layers.mixers.mamba2 import Mamba2
+from hybridgen.layers.mixers.residual_attention import ResidualAttention
 from hybridgen.spec.mixers import AttentionSpec, Mamba1Spec, Mamba2Spec
-from hybridgen.spec.parts import NormSpec
+from hybridgen.spec.parts import StackSettings
 
 
-def make_mixer(spec: Mamba1Spec | Mamba2Spec | AttentionSpec, d_model: int, norm: NormSpec) -> Mixer:
-    """Makes the mixer that a spec describes, in a stack of width d_model whose norms are `norm`."""
+def make_mixer(spec: Mamba1Spec | Mamba2Spec | AttentionSpec, stack: StackSettings) -> Mixer:
+    """Makes the mixer that a spec describes, for a stack with these settings."""
+    d_model = stack.d_model
     match spec:
         case Mamba1Spec():
             return Mamba1(spec, d_model)
         case Mamba2Spec():
             return Mamba2(spec, d_model)
         case AttentionSpec():
-            return Attention(spec, d_model, norm)
+            if stack.residual_attn is not None:
+                return ResidualAttention(spec, d_model, stack.norm, stack.residual_attn)
+            return Attention(spec, d_model, stack.norm)

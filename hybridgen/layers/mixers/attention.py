@@ -33,6 +33,7 @@ class Attention(Mixer):
         super().__init__()
         self.spec = spec
         self.is_causal = spec.causal
+        self.reach = spec.window
         self.head_dim, self.kv_heads = spec.head_dim_for(d_model), spec.kv_heads()
         self.scale = spec.softmax_scale or 1 / math.sqrt(self.head_dim)
         q_dim, kv_dim = spec.num_heads * self.head_dim, self.kv_heads * self.head_dim
@@ -66,7 +67,7 @@ class Attention(Mixer):
                 "a layer of non-causal attention (causal: false) has no decoding state: every later token changes "
                 "its earlier outputs; call the model on whole sequences, without a state"
             )
-        window = self.spec.window or max_seqlen + 1
+        window = self.reach or max_seqlen + 1
         shape = (batch_size, self.kv_heads, min(window, max_seqlen), self.head_dim)
         conv = None
         if self.spec.d_conv:
@@ -84,11 +85,22 @@ class Attention(Mixer):
         """Mixes the tokens; see `Mixer.forward`."""
         span = span or plain_span(x)
         memory = cast(AttentionState | None, state)
+        q, k, v, mlp = self._project(x, memory, span)
+        return self._finish(x, self._attend(q, k, v, memory, span), mlp)
+
+    def _project(
+        self, x: Float[Tensor, "B T D"], state: AttentionState | None, span: Span
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns q (B, T, H, P), k and v (B, T, K, P), and the input of the parallel MLP (B, T, mlp_dim)."""
         qkv, mlp = self.in_proj(x).split((self.qkv_dim, self.mlp_dim), dim=-1)
         if self.spec.d_conv:
-            qkv = self._convolve(qkv, memory, span)
-        q, k, v = self._heads(qkv, span)
-        y = self._attend(q, k, v, memory, span)
+            qkv = self._convolve(qkv, state, span)
+        return *self._heads(qkv, span), mlp
+
+    def _finish(
+        self, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T H P"], mlp: Float[Tensor, "B T M"]
+    ) -> Float[Tensor, "B T D"]:
+        """Returns the layer's output, given its input x, what was attended to, and the input of the parallel MLP."""
         if self.spec.output_gate != "none":
             gate = torch.sigmoid(self.g_proj(x)).unflatten(-1, (self.spec.num_heads, -1))
             y = y * gate
@@ -96,7 +108,8 @@ class Attention(Mixer):
         if self.mlp_dim:
             value, gate = mlp.chunk(2, dim=-1)
             y = torch.cat((y, gated_activation(value, gate, "silu")), dim=-1)
-        return self.out_proj(y)
+        mixed: Tensor = self.out_proj(y)
+        return mixed
 
     def _convolve(self, qkv: Float[Tensor, "B T C"], state: AttentionState | None, span: Span) -> Tensor:
         memory = None if state is None else state.conv

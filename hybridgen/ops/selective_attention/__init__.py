@@ -1,5 +1,7 @@
 """Selective attention: tokens hide earlier ones from the tokens after them (arXiv 2410.02703)."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -10,17 +12,18 @@ from hybridgen.ops.shapes import check_shapes
 
 
 def selective_attention(
-    q: Float[Tensor, "B H T P"],
-    k: Float[Tensor, "B K S P"],
+    q: Float[Tensor, "B H T P"] | Sequence[Float[Tensor, "B H T _"]],
+    k: Float[Tensor, "B K S P"] | Sequence[Float[Tensor, "B _ S _"]],
     v: Float[Tensor, "B K S V"],
     scale: float,
-    selection_head: int = 0,
+    selection_head: int | None = 0,
     protect_bos: bool = True,
     hidden: Float[Tensor, "B S-T"] | None = None,
     starts: Int[Tensor, "B T"] | None = None,
     window: int | None = None,
     softcap: float | None = None,
     sinks: Float[Tensor, " H"] | None = None,
+    causal: bool = True,
 ) -> tuple[Float[Tensor, "B H T V"], Float[Tensor, "B S"]]:
     """Causal attention whose logits lose what earlier tokens have chosen to hide.
 
@@ -30,11 +33,12 @@ def selective_attention(
 
     Args:
         q: Queries; query t stands at key S - T + t and sees no later one. H is a multiple of K; query head h reads key
-            head h // (H / K).
+            head h // (H / K). With several tensors of queries, and of keys, their scores are added.
         k: Keys, those of the queries and S - T earlier ones.
         v: Values.
         scale: Factor on the products q k.
-        selection_head: The query head whose scores choose; it attends like the others.
+        selection_head: The query head whose scores choose; it attends like the others. None hides nothing, which is
+            ordinary attention.
         protect_bos: Whether the first token of a sequence can never be hidden.
         hidden: F of the earlier keys at query 0, as the call before returned it; None is zero.
         starts: Index of the key with which each query's sequence starts, negative if that is no longer there; it
@@ -42,6 +46,8 @@ def selective_attention(
         window: Keys that a query sees, its own included; None is no limit.
         softcap: Scores become softcap * tanh(score / softcap), before they choose; None is no cap.
         sinks: One more logit per head in the softmax, with no value and never hidden.
+        causal: False lets every query see all keys of its sequence; then there are as many keys as queries, and nothing
+            can be hidden.
 
     Returns:
         The output in q's dtype, and F of all keys for the query after the last, float32 (float64 for float64).
@@ -49,26 +55,34 @@ def selective_attention(
     Raises:
         ShapeError: The tensors do not fit each other, or there is no such head.
     """
-    batch, H, T, P = q.shape
-    K, S = k.shape[1:3]
-    check_shapes(
-        "selective_attention",
-        {
-            "k": (k, (batch, K, S, P)),
-            "v": (v, (batch, K, S, v.shape[-1])),
-            "hidden": (hidden, (batch, S - T)),
-            "starts": (starts, (batch, T)),
-            "sinks": (sinks, (H,)),
-        },
-    )
-    if K < 1 or H % K:
-        raise ShapeError(f"selective_attention: k has {K} heads, which must divide the {H} heads of q")
+    queries, keys = ([x] if isinstance(x, Tensor) else list(x) for x in (q, k))
+    batch, H, T, _ = queries[0].shape
+    S = v.shape[2]
+    expected: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {
+        "v": (v, (batch, v.shape[1], S, v.shape[3])),
+        "hidden": (hidden, (batch, S - T)),
+        "starts": (starts, (batch, T)),
+        "sinks": (sinks, (H,)),
+    }
+    for index, (one_q, one_k) in enumerate(zip(queries, keys, strict=True)):
+        expected[f"q[{index}]"] = (one_q, (batch, H, T, one_k.shape[3]))
+        expected[f"k[{index}]"] = (one_k, (batch, one_k.shape[1], S, one_k.shape[3]))
+    check_shapes("selective_attention", expected)
+    for name, tensor in (("v", v), *((f"k[{index}]", one) for index, one in enumerate(keys))):
+        if tensor.shape[1] < 1 or H % tensor.shape[1]:
+            raise ShapeError(
+                f"selective_attention: {name} has {tensor.shape[1]} heads, which must divide the {H} heads of q"
+            )
     if S < T:
         raise ShapeError(f"selective_attention: there are {T} queries but {S} keys; every query needs a key of its own")
-    if not 0 <= selection_head < H:
+    if not causal and (selection_head is not None or S != T or window is not None):
+        raise ShapeError("selective_attention: causal=False needs as many keys as queries, and no selection or window")
+    if selection_head is not None and not 0 <= selection_head < H:
         raise ShapeError(f"selective_attention: selection_head must be 0 ... {H - 1}; given {selection_head}")
-    needs_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (q, k, v, hidden, sinks))
+    needs_grad = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (*queries, *keys, v, hidden, sinks)
+    )
     y, F, _, _ = selective_attention_op(
-        q, k, v, sinks, hidden, starts, scale, selection_head, protect_bos, window, softcap, needs_grad
+        queries, keys, v, sinks, hidden, starts, scale, selection_head, protect_bos, window, softcap, causal, needs_grad
     )
     return y, F

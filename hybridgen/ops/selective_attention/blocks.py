@@ -11,6 +11,7 @@ The column sums of G are all that a block of queries needs to know of earlier on
 block for the backward pass: rebuilding them by subtraction loses digits.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,14 +27,15 @@ class Options(NamedTuple):
     """What is not a tensor."""
 
     scale: float
-    selection_head: int
+    selection_head: int | None
     protect_bos: bool
     window: int | None
     softcap: float | None
+    causal: bool = True
 
 
 class Block(NamedTuple):
-    """Queries begin ... end - 1 and the keys low ... high - 1 that some of them see; index `offset` is query 0's key."""
+    """Queries begin ... end - 1 and the keys low ... high - 1 that some of them see; key `offset` is query 0's."""
 
     begin: int
     end: int
@@ -42,62 +44,114 @@ class Block(NamedTuple):
     offset: int
 
 
-def blocks_of(T: int, S: int, window: int | None) -> list[Block]:
+def blocks_of(T: int, S: int, options: Options) -> list[Block]:
     """The blocks of T queries that stand at the last T of S keys."""
     offset, found = S - T, []
     for begin in range(0, T, BLOCK):
         end = min(begin + BLOCK, T)
-        low = 0 if window is None else max(0, offset + begin - window + 1)
-        found.append(Block(begin, end, low, offset + end, offset))
+        low = 0 if options.window is None else max(0, offset + begin - options.window + 1)
+        found.append(Block(begin, end, low, offset + end if options.causal else S, offset))
     return found
 
 
 class Scores(NamedTuple):
-    """One block's capped scores (B, K, H/K, rows, keys), without a mask, and who sees and who may hide whom.
+    """One block's scores, and who sees and who may hide whom.
 
     Attributes:
-        scores: After scale and soft cap.
+        total: (B, H, rows, keys) the scores, those of earlier layers added.
+        capped: The same after the soft cap.
         unseen: (B or 1, rows, keys) where the query does not see the key.
         hidable: (B or 1, rows, keys) where the query may hide the key.
     """
 
-    scores: Tensor
+    total: Tensor
+    capped: Tensor
     unseen: Tensor
     hidable: Tensor
 
 
-def block_scores(q: Tensor, k: Tensor, starts: Tensor | None, block: Block, options: Options) -> Scores:
-    """The scores of one block; k is in the precision of the arithmetic."""
-    grouped = (q[:, :, block.begin : block.end].to(k.dtype) * options.scale).unflatten(1, (k.shape[1], -1))
-    scores = grouped @ k[:, :, None, block.low : block.high].mT
-    if options.softcap is not None:
-        scores = options.softcap * torch.tanh(scores / options.softcap)
-    query = torch.arange(block.offset + block.begin, block.offset + block.end, device=q.device)[None, :, None]
-    key = torch.arange(block.low, block.high, device=q.device)[None, None, :]
-    start = torch.zeros_like(query) if starts is None else starts[:, block.begin : block.end, None]
-    unseen = (key > query) | (key < start)
+def product(q: Tensor, k: Tensor) -> Tensor:
+    """Q k^T for queries (B, H, T, P) and fewer heads of keys (B, K, S, P): (B, H, T, S)."""
+    return (q.unflatten(1, (k.shape[1], -1)) @ k[:, :, None].mT).flatten(1, 2)
+
+
+def weighted(weights: Tensor, v: Tensor) -> Tensor:
+    """Weights v for weights (B, H, T, S) and fewer heads of values (B, K, S, P): (B, H, T, P)."""
+    return (weights.unflatten(1, (v.shape[1], -1)) @ v[:, :, None]).flatten(1, 2)
+
+
+def gathered(weights: Tensor, x: Tensor, heads: int) -> Tensor:
+    """weights^T x summed over the query heads of each of K `heads`: (B, H, T, S), (B, H, T, P) to (B, K, S, P)."""
+    return (weights.unflatten(1, (heads, -1)).mT @ x.unflatten(1, (heads, -1))).sum(dim=2)
+
+
+def block_scores(
+    q: Sequence[Tensor],
+    k: Sequence[Tensor],
+    starts: Tensor | None,
+    block: Block,
+    options: Options,
+    before: Tensor | None = None,
+) -> Scores:
+    """The scores of one block; k are in the precision of the arithmetic, `before` (B, H, T, S) is added to them."""
+    rows, here = slice(block.begin, block.end), slice(block.low, block.high)
+    total = None if before is None else before[:, :, rows, here]
+    for one_q, one_k in zip(q, k, strict=True):
+        part = product(one_q[:, :, rows].to(one_k.dtype) * options.scale, one_k[:, :, here])
+        total = part if total is None else total + part
+    assert total is not None
+    capped = total if options.softcap is None else options.softcap * torch.tanh(total / options.softcap)
+    device = total.device
+    query = torch.arange(block.offset + block.begin, block.offset + block.end, device=device)[None, :, None]
+    key = torch.arange(block.low, block.high, device=device)[None, None, :]
+    start = torch.zeros_like(query) if starts is None else starts[:, rows, None]
+    if options.causal:
+        unseen = (key > query) | (key < start)
+    else:
+        unseen = torch.zeros_like(query == key) if starts is None else start != starts[:, None, here]
     if options.window is not None:
         unseen = unseen | (key <= query - options.window)
     hidable = ~unseen & (key != query)
     if options.protect_bos:
         hidable = hidable & (key != start)
-    return Scores(scores, unseen, hidable)
+    return Scores(total, capped, unseen, hidable)
 
 
-def hiding(scores: Scores, options: Options) -> Tensor:
-    """G of one block, (B, rows, keys)."""
-    chosen = scores.scores.flatten(1, 2)[:, options.selection_head]
+def hiding(scores: Scores, options: Options) -> Tensor | None:
+    """G of one block, (B, rows, keys); None if nothing is ever hidden."""
+    if options.selection_head is None:
+        return None
+    chosen = scores.capped[:, options.selection_head]
     return torch.where(scores.hidable, torch.relu(chosen), 0.0)
 
 
-def masked_logits(scores: Scores, hidden: Tensor, G: Tensor) -> Tensor:
-    """The logits of one block, (B, K, H/K, rows, keys), given F at its first query."""
-    F = hidden[:, None] + (G.cumsum(dim=1) - G)
-    logits = scores.scores - F[:, None, None]
-    return logits.masked_fill(scores.unseen[:, None, None], float("-inf"))
+def masked_logits(scores: Scores, hidden: Tensor, G: Tensor | None) -> Tensor:
+    """The logits of one block, (B, H, rows, keys), given F at its first query."""
+    logits = scores.capped
+    if G is not None:
+        logits = logits - (hidden[:, None] + (G.cumsum(dim=1) - G))[:, None]
+    return logits.masked_fill(scores.unseen[:, None], float("-inf"))
 
 
-def forward(
+def log_sums(logits: Tensor, sinks: Tensor | None) -> Tensor:
+    """The logarithms of the softmax's sums, (B, H, rows, 1)."""
+    sums = logits.logsumexp(dim=-1, keepdim=True)
+    return sums if sinks is None else torch.logaddexp(sums, sinks.to(sums.dtype).view(1, -1, 1, 1))
+
+
+class Dense(NamedTuple):
+    """What `attend_densely` returns: y (B, H, T, P), F after the last query (B, S), and two tables (B, H, T, S).
+
+    `total` are the scores before soft cap, mask and selection, `logits` what went into the softmax.
+    """
+
+    y: Tensor
+    hidden: Tensor
+    total: Tensor
+    logits: Tensor
+
+
+def attend_densely(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -105,51 +159,81 @@ def forward(
     hidden: Tensor | None,
     starts: Tensor | None,
     options: Options,
+    before: Tensor | None,
+    share: float = 1.0,
+) -> Dense:
+    """All queries as one block, with the scores in hand; for few queries, or where the scores themselves are wanted.
+
+    Args:
+        before: (B, H, T, S) scores of earlier layers, which are added.
+        share: Factor on the sum of both.
+    """
+    (batch, _, T, _), S = q.shape, k.shape[2]
+    wide_k = upcast(k)
+    F = wide_k.new_zeros(batch, S) if hidden is None else torch.cat((hidden, wide_k.new_zeros(batch, T)), dim=1)
+    whole = Block(0, T, 0, S, S - T)
+    scores = block_scores([q], [wide_k], starts, whole, options._replace(softcap=None), before)
+    scaled = scores.total * share
+    capped = scaled if options.softcap is None else options.softcap * torch.tanh(scaled / options.softcap)
+    scores = scores._replace(capped=capped)
+    G = hiding(scores, options)
+    logits = masked_logits(scores, F, G)
+    y = weighted((logits - log_sums(logits, sinks)).exp(), upcast(v)).to(q.dtype)
+    return Dense(y, F if G is None else F + G.sum(dim=1), scores.total, logits)
+
+
+def forward(
+    q: Sequence[Tensor],
+    k: Sequence[Tensor],
+    v: Tensor,
+    sinks: Tensor | None,
+    hidden: Tensor | None,
+    starts: Tensor | None,
+    options: Options,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y (B, H, T, P), F after the last query (B, S), the logarithms of the softmax's sums (B, H, T), F at each block.
+    """Y (B, H, T, V), F after the last query (B, S), the logarithms of the softmax's sums (B, H, T), F at each block.
 
     The last two are empty unless `keep`.
     """
-    (batch, H, T, _), (K, S) = q.shape, k.shape[1:3]
-    wide_k, wide_v = upcast(k), upcast(v)
-    F = wide_k.new_zeros(batch, S)
+    (batch, H, T, _), S = q[0].shape, v.shape[2]
+    wide_k, wide_v = [upcast(one) for one in k], upcast(v)
+    F = wide_v.new_zeros(batch, S)
     if hidden is not None:
         F[:, : S - T] = hidden
-    y = q.new_empty(batch, H, T, v.shape[-1])
-    found = blocks_of(T, S, options.window)
-    sums = wide_k.new_empty((batch, H, T) if keep else (0,))
-    kept = wide_k.new_empty((len(found), batch, S) if keep else (0,))
+    y = q[0].new_empty(batch, H, T, v.shape[-1])
+    found = blocks_of(T, S, options)
+    sums = wide_v.new_empty((batch, H, T) if keep else (0,))
+    kept = wide_v.new_empty((len(found), batch, S) if keep else (0,))
     for number, block in enumerate(found):
+        rows, here = slice(block.begin, block.end), slice(block.low, block.high)
         if keep:
             kept[number] = F
-        here = slice(block.low, block.high)
         scores = block_scores(q, wide_k, starts, block, options)
         G = hiding(scores, options)
         logits = masked_logits(scores, F[:, here], G)
-        total = logits.logsumexp(dim=-1, keepdim=True)
-        if sinks is not None:
-            total = torch.logaddexp(total, sinks.to(total.dtype).view(1, K, -1, 1, 1))
-        y[:, :, block.begin : block.end] = ((logits - total).exp() @ wide_v[:, :, None, here]).flatten(1, 2)
+        total = log_sums(logits, sinks)
+        y[:, :, rows] = weighted((logits - total).exp(), wide_v[:, :, here])
         if keep:
-            sums[:, :, block.begin : block.end] = total[..., 0].flatten(1, 2)
-        F[:, here] += G.sum(dim=1)
+            sums[:, :, rows] = total[..., 0]
+        if G is not None:
+            F[:, here] += G.sum(dim=1)
     return y, F, sums, kept
 
 
 class Gradients(NamedTuple):
     """The gradients of the tensors of the same names."""
 
-    q: Tensor
-    k: Tensor
+    q: list[Tensor]
+    k: list[Tensor]
     v: Tensor
     sinks: Tensor | None
     hidden: Tensor
 
 
 def backward(
-    q: Tensor,
-    k: Tensor,
+    q: Sequence[Tensor],
+    k: Sequence[Tensor],
     v: Tensor,
     sinks: Tensor | None,
     starts: Tensor | None,
@@ -161,38 +245,36 @@ def backward(
     dF: Tensor,
 ) -> Gradients:
     """Goes back through the blocks; dF (B, S) is the gradient of F after the last query."""
-    (_, H, T, _), (K, S) = q.shape, k.shape[1:3]
-    wide_k, wide_v = upcast(k), upcast(v)
-    dq = torch.empty_like(q)
-    dk, dv = torch.zeros_like(wide_k), torch.zeros_like(wide_v)
-    dsinks = None if sinks is None else wide_k.new_zeros(H)
+    (_, H, T, _), S = q[0].shape, v.shape[2]
+    wide_k, wide_v = [upcast(one) for one in k], upcast(v)
+    dq, dk = [torch.empty_like(one) for one in q], [torch.zeros_like(one) for one in wide_k]
+    dv, dsinks = torch.zeros_like(wide_v), None if sinks is None else wide_v.new_zeros(H)
     # How much the loss changes with what later queries find hidden, per key.
-    later = dF.to(wide_k.dtype, copy=True)
-    for number, block in reversed(list(enumerate(blocks_of(T, S, options.window)))):
-        here, rows = slice(block.low, block.high), slice(block.begin, block.end)
+    later = dF.to(wide_v.dtype, copy=True)
+    for number, block in reversed(list(enumerate(blocks_of(T, S, options)))):
+        rows, here = slice(block.begin, block.end), slice(block.low, block.high)
         scores = block_scores(q, wide_k, starts, block, options)
         G = hiding(scores, options)
         logits = masked_logits(scores, kept[number][:, here], G)
-        total = sums[:, :, rows, None].unflatten(1, (K, -1))
+        total = sums[:, :, rows, None]
         weights = (logits - total).exp()
-        dout = upcast(dy[:, :, rows]).unflatten(1, (K, -1))
-        dv[:, :, here] += (weights.mT @ dout).sum(dim=2)
-        inner = (dout * upcast(y[:, :, rows]).unflatten(1, (K, -1))).sum(dim=-1, keepdim=True)
-        dlogits = weights * (dout @ wide_v[:, :, None, here].mT - inner)
+        dout = upcast(dy[:, :, rows])
+        dv[:, :, here] += gathered(weights, dout, v.shape[1])
+        inner = (dout * upcast(y[:, :, rows])).sum(dim=-1, keepdim=True)
+        dscores = weights * (product(dout, wide_v[:, :, here]) - inner)
         if sinks is not None and dsinks is not None:
-            share = (sinks.to(total.dtype).view(1, K, -1, 1, 1) - total).exp()
-            dsinks -= (share * inner).sum(dim=(0, 3, 4)).flatten()
-        dF_rows = -dlogits.sum(dim=(1, 2))
-        # G of a query counts for all later ones: those of this block, and those of the blocks behind it.
-        below = dF_rows.flip(1).cumsum(dim=1).flip(1) - dF_rows
-        dG = torch.where(G > 0, below + later[:, None, here], 0.0)
-        later[:, here] += dF_rows.sum(dim=1)
-        dscores = dlogits.flatten(1, 2)
-        dscores[:, options.selection_head] += dG
-        dscores = dscores.unflatten(1, (K, -1))
+            dsinks -= ((sinks.to(total.dtype).view(1, -1, 1, 1) - total).exp() * inner).sum(dim=(0, 2, 3))
+        if G is not None:
+            dF_rows = -dscores.sum(dim=1)
+            # G of a query counts for all later ones: those of this block, and those of the blocks behind it.
+            below = dF_rows.flip(1).cumsum(dim=1).flip(1) - dF_rows
+            dscores[:, options.selection_head] += torch.where(G > 0, below + later[:, None, here], 0.0)
+            later[:, here] += dF_rows.sum(dim=1)
         if options.softcap is not None:
-            dscores = dscores * (1 - (scores.scores / options.softcap).square())
+            dscores = dscores * (1 - (scores.capped / options.softcap).square())
         dscores = dscores * options.scale
-        dq[:, :, rows] = (dscores @ wide_k[:, :, None, here]).flatten(1, 2)
-        dk[:, :, here] += (dscores.mT @ upcast(q[:, :, rows]).unflatten(1, (K, -1))).sum(dim=2)
-    return Gradients(dq, dk.to(k.dtype), dv.to(v.dtype), dsinks, later[:, : S - T])
+        for number_q, (one_q, one_k) in enumerate(zip(q, wide_k, strict=True)):
+            dq[number_q][:, :, rows] = weighted(dscores, one_k[:, :, here])
+            dk[number_q][:, :, here] += gathered(dscores, upcast(one_q[:, :, rows]), one_k.shape[1])
+    dk = [one.to(like.dtype) for one, like in zip(dk, k, strict=True)]
+    return Gradients(dq, dk, dv.to(v.dtype), dsinks, later[:, : S - T])
