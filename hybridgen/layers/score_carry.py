@@ -33,5 +33,5 @@ class ScoreCarry:
 
     layers: int
     scores: Float[Tensor, "B H T S"] | None = None
-    queries: tuple[Float[Tensor, "B H T P"], ...] = ()
-    keys: tuple[Float[Tensor, "B K S P"], ...] = ()
+    queries: tuple[Float[Tensor, "B H T _"], ...] = ()
+    keys: tuple[Float[Tensor, "B _ S _"], ...] = ()
