@@ -45,9 +45,8 @@ def _mixer(kind, fields, dtype=torch.float32, d_model=D_MODEL):
         for module in mixer.modules():
             wide = getattr(module, "float32_parameters", ())
             for name, parameter in module.named_parameters(recurse=False):
-                parameter.copy_(module.initial_value(name, generator))
-                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-                parameter.data = parameter.data.to(torch.float32 if name in wide else dtype)
+                value = module.initial_value(name, generator) + 0.1 * torch.randn(parameter.shape, generator=generator)
+                parameter.data = value.to(torch.float32 if name in wide else dtype)
     return mixer.requires_grad_(False)
 
 

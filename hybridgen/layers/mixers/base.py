@@ -93,8 +93,9 @@ def runs_as_written(module: nn.Module | None, kind: type[nn.Module]) -> bool:
     )
 
 
-def weights_of(module: nn.Module) -> tuple[Any, Any]:
+def weights_of(module: nn.Module | None) -> tuple[Any, Any]:
     """Returns weight and bias, as attribute access would, in a fraction of its time."""
+    assert module is not None
     parameters = module._parameters
     if "weight" in parameters and "bias" in parameters:
         return parameters["weight"], parameters["bias"]
