@@ -82,6 +82,18 @@ STABLE_TORCH_LIBRARY(hybridgen_native, m) {
   // ---- linear map of few rows: x (..., K), weight (O, K), bias (O) -> (..., O); any number, fast for few ----
   m.def("linear_rows(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
 
+  // ---- one token through a whole mixer, from in_proj to out_proj: x (..., d_model), one row per row of the states,
+  // which advance in place; sequences and weights in one dtype, parameters of the scan and its state float32 ----
+  m.def(
+      "mamba1_step(Tensor x, Tensor(a!) conv_state, Tensor(b!) ssm_state, Tensor in_weight, Tensor? in_bias, "
+      "Tensor conv_weight, Tensor? conv_bias, int conv_activation, Tensor x_weight, Tensor dt_weight, Tensor dt_bias, "
+      "Tensor A_log, Tensor D, int gate_activation, Tensor out_weight, Tensor? out_bias) -> Tensor");
+  // D is (H) or (H * P). Without a norm_weight the output is gated only.
+  m.def(
+      "mamba2_step(Tensor x, Tensor(a!) conv_state, Tensor(b!) ssm_state, Tensor in_weight, Tensor? in_bias, "
+      "Tensor conv_weight, Tensor? conv_bias, Tensor dt_bias, Tensor A_log, Tensor D, int groups, float dt_min, "
+      "float dt_max, Tensor? norm_weight, float norm_eps, bool norm_before_gate, int gate_activation, "
+      "Tensor out_weight, Tensor? out_bias) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(hybridgen_native, CompositeExplicitAutograd, m) {

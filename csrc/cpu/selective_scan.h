@@ -57,6 +57,7 @@ struct SelectiveUpdate {
   int64_t channels, groups, N;
   Element element;
   int32_t activation;
+  bool A_is_log = false;  // what is given as A is log(-A)
 };
 
 }  // namespace hybridgen

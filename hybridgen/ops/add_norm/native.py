@@ -18,21 +18,23 @@ def refusal(
     residual_dtype: torch.dtype | None,
 ) -> str | None:
     """Why the kernel cannot do this very call; None if it can."""
-    dtypes = [branch.dtype, weight.dtype]
-    for tensor in (residual, bias):
-        if tensor is not None:
-            dtypes.append(tensor.dtype)
-    if residual_dtype is not None:
-        dtypes.append(residual_dtype)
-    for dtype in dtypes:
+    first = branch.dtype
+    for dtype in (first, weight.dtype, _dtype(residual), _dtype(bias), residual_dtype):
+        if dtype is None:
+            continue
         if dtype not in _DTYPES:
             return f"it has no {dtype} kernel"
-        if (dtype == torch.float64) != (branch.dtype == torch.float64):
-            return f"it does not mix float64 with other dtypes, but was given {branch.dtype} and {dtype}"
+        if (dtype == torch.float64) != (first == torch.float64):
+            return f"it does not mix float64 with other dtypes, but was given {first} and {dtype}"
+    device = branch.device
     for tensor in (residual, weight, bias):
-        if tensor is not None and tensor.device != branch.device:
-            return f"it needs tensors on one device, but was given {branch.device} and {tensor.device}"
+        if tensor is not None and tensor.device != device:
+            return f"it needs tensors on one device, but was given {device} and {tensor.device}"
     return None
+
+
+def _dtype(tensor: Tensor | None) -> torch.dtype | None:
+    return None if tensor is None else tensor.dtype
 
 
 def add_norm_native(
@@ -50,11 +52,11 @@ def add_norm_native(
     if torch.compiler.is_compiling() or (
         torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (branch, residual, weight, bias))
     ):
-        result: tuple[Tensor, Tensor] = native.OPS.add_norm(*arguments)
+        result: tuple[Tensor, Tensor] = native.OPS.add_norm.default(*arguments)
         return result
     # Autograd's wrapper costs more than a token's kernel.
     with torch._C._AutoDispatchBelowAutograd():
-        result = native.OPS.add_norm(*arguments)
+        result = native.OPS.add_norm.default(*arguments)
         return result
 
 
