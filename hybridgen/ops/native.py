@@ -71,7 +71,10 @@ _interpreters: Callable[[], object] = getattr(torch._C._functorch, "peek_interpr
 
 def transformed() -> bool:
     """Whether forward-mode differentiation or a transform of torch.func (grad, jvp, vmap) is under way."""
-    return getattr(forward_ad, "_current_level", -1) >= 0 or _interpreters() is not None
+    if getattr(forward_ad, "_current_level", -1) >= 0:
+        return True
+    # A compiler takes any answer of this one for true; it reports by itself what it cannot transform.
+    return not torch.compiler.is_compiling() and _interpreters() is not None
 
 
 def refusal(*tensors: Tensor | None) -> str | None:
