@@ -43,9 +43,11 @@ def selective_scan_plain(
     tensors = (u, dt, A, B, C, D, dt_bias, initial_state)
     if native.transformed():
         # The operator has no forward-mode derivative and does not work under torch.func; this is of PyTorch's own.
-        wide = (u, dt, A, B, C, D, z, dt_bias, initial_state)
-        *wide, state = (None if tensor is None else tensor.to(dtype) for tensor in wide)
-        y, final_state = selective_scan_reference(*wide, gate_activation, state, resets)
+        u_wide, dt, A, B, C = (tensor.to(dtype) for tensor in (u, dt, A, B, C))
+        D, z, dt_bias, initial_state = (None if t is None else t.to(dtype) for t in (D, z, dt_bias, initial_state))
+        y, final_state = selective_scan_reference(
+            u_wide, dt, A, B, C, D, z, dt_bias, gate_activation, initial_state, resets
+        )
         return y.to(u.dtype), final_state
     keep_states = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     y, final_state, _ = selective_scan_op(u, dt, A.to(dtype), B, C, D, dt_bias, initial_state, resets, keep_states)
