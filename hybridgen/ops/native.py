@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -65,20 +66,24 @@ def instruction_set() -> str:
 
 # What the Python sides of the operators share. The private names of torch that they need are here and nowhere else.
 _GUARD = getattr(torch._C, "_AutoDispatchBelowAutograd", None)
-_below_autograd: Callable[[], Any] = _GUARD or nullcontext
+below_autograd: Callable[[], Any] = _GUARD or nullcontext
+_forward_mode: Any = forward_ad if hasattr(forward_ad, "_current_level") else SimpleNamespace(_current_level=-1)
 _interpreters: Callable[[], object] = getattr(torch._C._functorch, "peek_interpreter_stack", lambda: None)
 
 
 def transformed() -> bool:
     """Whether forward-mode differentiation or a transform of torch.func (grad, jvp, vmap) is under way."""
-    if getattr(forward_ad, "_current_level", -1) >= 0:
+    if _forward_mode._current_level >= 0:
         return True
-    # A compiler takes any answer of this one for true; it reports by itself what it cannot transform.
-    return not torch.compiler.is_compiling() and _interpreters() is not None
+    # A compiler takes any answer of the first for true; it reports by itself what it cannot transform.
+    return _interpreters() is not None and not torch.compiler.is_compiling()
 
 
 def refusal(*tensors: Tensor | None) -> str | None:
-    """What is against any native operator for a call with these tensors; None if nothing is."""
+    """What is against any native operator for a call with these tensors; None if nothing is.
+
+    One-token updates give none, to save the time: the operators' fakes, to which calls with meta tensors go, look too.
+    """
     if transformed():
         return "it has no forward-mode derivative and does not work under the transforms of torch.func"
     for tensor in tensors:
@@ -101,11 +106,16 @@ def needs_grad(*tensors: Tensor | None) -> bool:
     return False
 
 
+def in_dtype(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """The tensor in a dtype; asking first is ten times as fast as `Tensor.to` where it has it."""
+    return tensor if tensor is None or tensor.dtype == dtype else tensor.to(dtype)
+
+
 def call(op: Any, arguments: Sequence[Any], recorded: bool = False) -> Any:
     """Call an operator; without autograd's wrapper, which costs more than a token's kernel, unless it is `recorded`."""
     if recorded or torch.compiler.is_compiling():
         return op(*arguments)
-    with _below_autograd():
+    with below_autograd():
         return op(*arguments)
 
 
@@ -114,7 +124,7 @@ def call_in_place(op: Any, arguments: Sequence[Any], written: Tensor) -> Any:
     if torch.compiler.is_compiling():
         return op(*arguments)
     _check_writable(written)
-    with _below_autograd():
+    with below_autograd():
         result = op(*arguments)
     increment_version(written)
     return result
@@ -153,7 +163,7 @@ def register_in_place(name: str, written: int) -> None:
         if needs_grad(*(argument for argument in arguments if isinstance(argument, Tensor))):
             raise RuntimeError(f"{name}: it works in place and has no gradient; call it under torch.no_grad()")
         _check_writable(arguments[written])
-        with _below_autograd():
+        with below_autograd():
             result = op(*arguments)
         increment_version(arguments[written])
         return result

@@ -63,7 +63,7 @@ def update_refusal(x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None
         return "it has no gradient; call it under torch.no_grad()"
     if state.shape[2] > 1 and state.stride(2) != 1:
         return "it needs state dense in its last dimension"
-    return _refusal(x, weight, bias) or native.refusal(x, state, weight, bias)
+    return _refusal(x, weight, bias) or native.refusal()
 
 
 def causal_conv1d_update_native(

@@ -29,13 +29,14 @@ def refusal(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
         return "it takes float32, bfloat16 or float16, the same for x, weight and bias"
     if type(weight) not in _PLAIN_TYPES or not weight.is_cpu or torch.is_autocast_enabled("cpu"):
         return "it takes plain CPU tensors outside autocast"
-    return native.refusal(x, weight, bias)
+    return native.refusal()
 
 
 def linear_native(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`linear` for the calls that `refusal` lets through."""
-    out: Tensor = native.call(native.OPS.linear_rows.default, (x, weight, bias))
-    return out
+    with native.below_autograd():
+        out: Tensor = native.OPS.linear_rows.default(x, weight, bias)
+        return out
 
 
 def _fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

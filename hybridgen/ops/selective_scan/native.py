@@ -38,7 +38,7 @@ def update_refusal(
     tensors = (state, u, dt, A, B, C, D, z, dt_bias)
     if native.needs_grad(*tensors):
         return "it has no gradient; call it under torch.no_grad()"
-    return _refusal(A, u, dt, B, C, z) or native.refusal(*tensors)
+    return _refusal(A, u, dt, B, C, z) or native.refusal()
 
 
 def _refusal(A: Tensor, u: Tensor, *others: Tensor | None) -> str | None:
@@ -68,7 +68,18 @@ def selective_scan_native(
 ) -> tuple[Tensor, Tensor]:
     """Compute `selective_scan`."""
     number, dtype = _gate_number(z, gate_activation), compute_dtype(u)
-    arguments = (u, dt, A.to(dtype), B, C, _to(D, dtype), z, _to(dt_bias, dtype), number, _to(initial_state, dtype))
+    arguments = (
+        u,
+        dt,
+        native.in_dtype(A, dtype),
+        B,
+        C,
+        native.in_dtype(D, dtype),
+        z,
+        native.in_dtype(dt_bias, dtype),
+        number,
+        native.in_dtype(initial_state, dtype),
+    )
     recorded = native.needs_grad(u, dt, A, B, C, D, z, dt_bias, initial_state)
     y, final_state, _ = native.call(native.OPS.selective_scan, (*arguments, resets, reverse, recorded), recorded)
     return y, final_state
@@ -88,7 +99,18 @@ def selective_state_update_native(
 ) -> Tensor:
     """Compute `selective_state_update`."""
     number, dtype = _gate_number(z, gate_activation), state.dtype
-    arguments = (state, u, dt, A.to(dtype), B, C, _to(D, dtype), z, _to(dt_bias, dtype), number)
+    arguments = (
+        state,
+        u,
+        dt,
+        native.in_dtype(A, dtype),
+        B,
+        C,
+        native.in_dtype(D, dtype),
+        z,
+        native.in_dtype(dt_bias, dtype),
+        number,
+    )
     y: Tensor = native.call_in_place(native.OPS.selective_state_update, arguments, state)
     return y
 
@@ -98,10 +120,6 @@ def _gate_number(z: Tensor | None, activation: str) -> int:
         return 0
     activation_named(activation)
     return native.activation_number(activation)
-
-
-def _to(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if tensor is None else tensor.to(dtype)
 
 
 def _scan_fake(

@@ -20,10 +20,14 @@ SEGMENT = 64
 
 def scan_refusal(x: Tensor, dt: Tensor, B: Tensor, C: Tensor) -> str | None:
     """Why `hybridgen_native.ssd_scan` cannot do this call, or None if it can."""
+    return _dtype_refusal(x, dt, B, C) or native.refusal(x, dt, B, C)
+
+
+def _dtype_refusal(x: Tensor, dt: Tensor, B: Tensor, C: Tensor) -> str | None:
     if x.dtype not in _DTYPES or {x.dtype, B.dtype, C.dtype} != {x.dtype} or dt.dtype not in _DTYPES:
         names = ", ".join(sorted({str(t.dtype) for t in (x, dt, B, C)}))
         return f"it needs x, B and C in one of float32, float64, bfloat16 and float16, but was given {names}"
-    return native.refusal(x, dt, B, C)
+    return None
 
 
 def update_refusal(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *more: Any) -> str | None:
@@ -34,7 +38,7 @@ def update_refusal(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C
         return "it has no gradient; call it under torch.no_grad()"
     if state.shape[3] > 1 and state.stride(3) != 1:
         return f"the last dimension of its state must be dense, but has stride {state.stride(3)}"
-    return scan_refusal(x, dt, B, C) or native.refusal(state, A, *more)
+    return _dtype_refusal(x, dt, B, C) or native.refusal()
 
 
 def _limits(dt_limit: tuple[float, float | None]) -> tuple[float, float]:
@@ -56,9 +60,8 @@ def ssd_scan_native(
 ) -> tuple[Tensor, Tensor]:
     """`ssd_scan` through the extension, which chooses its own chunks."""
     dtype = compute_dtype(x)
-    A = A.to(dtype)
-    D, dt_bias, initial_state = (None if t is None else t.to(dtype) for t in (D, dt_bias, initial_state))
-    arguments = (x, dt, A, B, C, D, dt_bias, *_limits(dt_limit), initial_state, resets)
+    A_wide, D, dt_bias, initial_state = (native.in_dtype(t, dtype) for t in (A, D, dt_bias, initial_state))
+    arguments = (x, dt, A_wide, B, C, D, dt_bias, *_limits(dt_limit), initial_state, resets)
     recorded = native.needs_grad(x, dt, A, B, C, D, dt_bias, initial_state)
     y, final_state, _ = native.call(native.OPS.ssd_scan, (*arguments, recorded), recorded)
     return y, final_state
@@ -76,9 +79,8 @@ def ssd_update_native(
     dt_limit: tuple[float, float | None],
 ) -> Tensor:
     """`ssd_update` through the extension."""
-    A = A.to(state.dtype)
-    D, dt_bias = (None if t is None else t.to(state.dtype) for t in (D, dt_bias))
-    arguments = (state, x, dt, A, B, C, D, dt_bias, *_limits(dt_limit))
+    A_wide, D, dt_bias = (native.in_dtype(t, state.dtype) for t in (A, D, dt_bias))
+    arguments = (state, x, dt, A_wide, B, C, D, dt_bias, *_limits(dt_limit))
     y: Tensor = native.call_in_place(native.OPS.ssd_update, arguments, state)
     return y
 
