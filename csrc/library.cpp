@@ -36,7 +36,7 @@ STABLE_TORCH_LIBRARY(hybridgen_native, m) {
   m.def(
       "selective_scan_backward(Tensor u, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, "
       "Tensor? dt_bias, int activation, Tensor? initial_state, Tensor? resets, bool reverse, Tensor kept, "
-      "Tensor grad_y, Tensor grad_final) "
+      "Tensor grad_y, Tensor? grad_final) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   // One token; the state advances in place.
   m.def(
@@ -61,7 +61,7 @@ STABLE_TORCH_LIBRARY(hybridgen_native, m) {
   // Gradients of x, dt (in the arithmetic's dtype), A per row of the batch, B, C, D per row and channel, initial_state.
   m.def(
       "ssd_scan_backward(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? dt_bias, float dt_min, "
-      "float dt_max, Tensor? initial_state, Tensor? resets, Tensor kept, Tensor dy, Tensor dfinal) -> "
+      "float dt_max, Tensor? initial_state, Tensor? resets, Tensor kept, Tensor dy, Tensor? dfinal) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "ssd_update(Tensor(a!) state, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? dt_bias, "

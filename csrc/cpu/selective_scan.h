@@ -37,7 +37,7 @@ struct SelectiveScan {
 struct SelectiveScanBackward {
   SelectiveScan scan;  // without outputs
   Sequence grad_y, grad_u, grad_dt, grad_z;
-  const void* grad_final;  // (B, D, N)
+  const void* grad_final;  // (B, D, N) or null
   void* grad_initial;      // (B, D, N)
   // Of the compute dtype, parts to be summed over the first dimension.
   void* grad_A;          // (B, N, D)

@@ -254,6 +254,7 @@ Tensor gated_activation(const Tensor& value, const Tensor& gate, int64_t activat
 
 void gated_activation_out(const Tensor& value, const Tensor& gate, int64_t activation, Tensor out) {
   check_gate("gated_activation_out", value, {{"gate", gate}, {"out", out}}, activation);
+  check_out("gated_activation_out", out, {{"value", value}, {"gate", gate}});
   const auto on_device = guard(value);
   forward("gated_activation_out", value, gate, activation, out);
 }

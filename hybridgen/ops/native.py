@@ -4,10 +4,16 @@ Its operators are `torch.ops.hybridgen_native.*`, declared in `csrc/library.cpp`
 """
 
 import functools
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.autograd.graph import increment_version
 
 from hybridgen.ops.activations import ACTIVATIONS
 
@@ -56,3 +62,124 @@ def activation_number(name: str) -> int:
 def instruction_set() -> str:
     """Which build of the CPU kernels runs on this machine."""
     return ISA_NAMES[OPS.cpu_capability()]
+
+
+# What the Python sides of the operators share. The private names of torch that they need are here and nowhere else.
+_GUARD = getattr(torch._C, "_AutoDispatchBelowAutograd", None)
+below_autograd: Callable[[], Any] = _GUARD or nullcontext
+_forward_mode: Any = forward_ad if hasattr(forward_ad, "_current_level") else SimpleNamespace(_current_level=-1)
+_interpreters: Callable[[], object] = getattr(torch._C._functorch, "peek_interpreter_stack", lambda: None)
+
+
+def transformed() -> bool:
+    """Whether forward-mode differentiation or a transform of torch.func (grad, jvp, vmap) is under way."""
+    if _forward_mode._current_level >= 0:
+        return True
+    # A compiler takes any answer of the first for true; it reports by itself what it cannot transform.
+    return _interpreters() is not None and not torch.compiler.is_compiling()
+
+
+def refusal(*tensors: Tensor | None) -> str | None:
+    """What is against any native operator for a call with these tensors; None if nothing is.
+
+    One-token updates give none, to save the time: the operators' fakes, to which calls with meta tensors go, look too.
+    """
+    if transformed():
+        return "it has no forward-mode derivative and does not work under the transforms of torch.func"
+    for tensor in tensors:
+        if tensor is not None and not tensor.is_cpu:
+            return _apart(tensors)
+    return None
+
+
+def _apart(arguments: Sequence[object]) -> str | None:
+    devices = dict.fromkeys(str(argument.device) for argument in arguments if isinstance(argument, Tensor))
+    return f"it needs tensors on one device, but was given {' and '.join(devices)}" if len(devices) > 1 else None
+
+
+def needs_grad(*tensors: Tensor | None) -> bool:
+    """Whether autograd has to record a call with these tensors."""
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return False
+
+
+def in_dtype(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """The tensor in a dtype; asking first is ten times as fast as `Tensor.to` where it has it."""
+    return tensor if tensor is None or tensor.dtype == dtype else tensor.to(dtype)
+
+
+def call(op: Any, arguments: Sequence[Any], recorded: bool = False) -> Any:
+    """Call an operator; without autograd's wrapper, which costs more than a token's kernel, unless it is `recorded`."""
+    if recorded or torch.compiler.is_compiling():
+        return op(*arguments)
+    with below_autograd():
+        return op(*arguments)
+
+
+def call_in_place(op: Any, arguments: Sequence[Any], *written: Tensor) -> Any:
+    """Call an operator that writes to some arguments, without autograd's wrapper, and tell autograd of it."""
+    if torch.compiler.is_compiling():
+        return op(*arguments)
+    for tensor in written:
+        _check_writable(tensor)
+    with below_autograd():
+        result = op(*arguments)
+    increment_version(written)
+    return result
+
+
+def _check_writable(tensor: Tensor) -> None:
+    if tensor.is_inference() and not torch.is_inference_mode_enabled():
+        raise RuntimeError("an inference tensor can be updated in place in torch.inference_mode() only; clone it first")
+
+
+def register_fake(name: str, fake: Callable[..., Any]) -> None:
+    """Register what an operator gives for tensors without data; they must be on one device as those with data."""
+
+    def checked(*arguments: Any) -> Any:
+        if apart := _apart(arguments):
+            raise RuntimeError(f"{name}: {apart}")
+        return fake(*arguments)
+
+    torch.library.register_fake(f"hybridgen_native::{name}", checked)
+
+
+def register_no_gradient(name: str, advice: str) -> None:
+    """Make the gradient of an operator that has none an error, not silently zero."""
+
+    def backward(_ctx: Any, *_gradients: Tensor | None) -> None:
+        raise RuntimeError(f"{name}: it has no gradient; {advice}")
+
+    torch.library.register_autograd(f"hybridgen_native::{name}", backward)
+
+
+def register_in_place(name: str, written: int) -> None:
+    """The same for an operator that writes to its argument number `written`, and autograd learns that it wrote."""
+    op = getattr(OPS, name).default
+
+    def kernel(*arguments: Any) -> Any:
+        if needs_grad(*(argument for argument in arguments if isinstance(argument, Tensor))):
+            raise RuntimeError(f"{name}: it works in place and has no gradient; call it under torch.no_grad()")
+        _check_writable(arguments[written])
+        with below_autograd():
+            result = op(*arguments)
+        increment_version(arguments[written])
+        return result
+
+    if _GUARD is not None:
+        _library().impl(name, kernel, "Autograd")
+
+
+@functools.cache
+def _library() -> torch.library.Library:
+    """What the kernels of `register_in_place` belong to; they live as long as it does."""
+    return torch.library.Library("hybridgen_native", "FRAGMENT")
+
+
+TWICE = "for a derivative of a derivative use backend='torch'"
+"""What to say of the operators that compute gradients."""
+TWICE_NOWHERE = "no backend has a derivative of its derivative"
+"""The same where plain PyTorch's gradient, too, is an operator."""

@@ -1,8 +1,6 @@
 // What the selective scan's kernels share: the decay's exponential, blocks of channels, scratch memory.
 #pragma once
 
-#include <stdlib.h>
-
 #include "../selective_scan.h"
 #include "activations.h"
 
@@ -65,14 +63,13 @@ static inline void store_lanes(T* to, Vec<Compute<T>> x, int count) {
   }
 }
 
-// Memory for one task, aligned to vectors.
+// Memory for one task, aligned to vectors. Without memory it throws, which reaches the caller of the operator.
 class Scratch {
  public:
-  explicit Scratch(int64_t bytes) : start_(static_cast<char*>(aligned_alloc(64, (bytes + 63) / 64 * 64))) {
-    if (!start_) abort();
-    next_ = start_;
+  explicit Scratch(int64_t bytes) : start_(static_cast<char*>(::operator new(bytes + 63))) {
+    next_ = start_ + (64 - reinterpret_cast<uintptr_t>(start_) % 64) % 64;
   }
-  ~Scratch() { free(start_); }
+  ~Scratch() { ::operator delete(start_); }
   Scratch(const Scratch&) = delete;
   template <typename V>
   V* take(int64_t count) {

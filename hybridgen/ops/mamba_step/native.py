@@ -37,7 +37,7 @@ def refusal(
         return "torch.compile sees more in the single operators"
     if not x.is_cpu or not backends.runs_natively(operators):
         return "the operators do not all run in hybridgen's extension"
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or native.transformed():
         return "it has no gradient; call it under torch.no_grad()"
     if x.shape[0] > MAX_ROWS:
         return f"it is for {MAX_ROWS} rows at most"
@@ -78,12 +78,12 @@ def mamba1_step(
         conv: Weight (C, 1, K).
     """
     activation_named(conv_activation), activation_named(gate_activation)
-    with torch._C._AutoDispatchBelowAutograd():
-        out: Tensor = native.OPS.mamba1_step.default(
-            x, conv_state, ssm_state, *in_proj, *conv, native.activation_number(conv_activation), x_weight, *dt_proj,
-            A_log, D, native.activation_number(gate_activation), *out_proj,
-        )  # fmt: skip
-        return out
+    arguments = (
+        x, conv_state, ssm_state, *in_proj, *conv, native.activation_number(conv_activation), x_weight, *dt_proj,
+        A_log, D, native.activation_number(gate_activation), *out_proj,
+    )  # fmt: skip
+    out: Tensor = native.call_in_place(native.OPS.mamba1_step.default, arguments, conv_state, ssm_state)
+    return out
 
 
 def mamba2_step(
@@ -112,12 +112,12 @@ def mamba2_step(
     """
     activation_named(gate_activation)
     highest = math.inf if dt_limit[1] is None else dt_limit[1]
-    with torch._C._AutoDispatchBelowAutograd():
-        out: Tensor = native.OPS.mamba2_step.default(
-            x, conv_state, ssm_state, *in_proj, *conv, dt_bias, A_log, D, groups, dt_limit[0], highest, *norm,
-            native.activation_number(gate_activation), *out_proj,
-        )  # fmt: skip
-        return out
+    arguments = (
+        x, conv_state, ssm_state, *in_proj, *conv, dt_bias, A_log, D, groups, dt_limit[0], highest, *norm,
+        native.activation_number(gate_activation), *out_proj,
+    )  # fmt: skip
+    out: Tensor = native.call_in_place(native.OPS.mamba2_step.default, arguments, conv_state, ssm_state)
+    return out
 
 
 def _step_fake(x: Tensor, *arguments: object) -> Tensor:
@@ -128,4 +128,4 @@ def _step_fake(x: Tensor, *arguments: object) -> Tensor:
 
 if native.LOADED:
     for _name in ("mamba1_step", "mamba2_step"):
-        torch.library.register_fake(f"hybridgen_native::{_name}", _step_fake)
+        native.register_fake(_name, _step_fake)
