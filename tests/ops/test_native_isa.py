@@ -1,4 +1,4 @@
-"""Which build of the CPU kernels runs; `make test-isa` runs the tests of the native operators with each narrower one."""
+"""Which build of the CPU kernels runs; `make test-isa` runs the native operators' tests with each narrower one."""
 
 import os
 import platform
