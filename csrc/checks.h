@@ -65,9 +65,9 @@ inline void check_dtype(const char* op, const char* name, const std::optional<Te
 // Of hybridgen.ops.activations.ACTIVATIONS.
 constexpr int64_t kActivations = 11;
 
-inline void check_activation(const char* op, int64_t activation) {
+inline void check_activation(const char* op, int64_t activation, const char* name = "activation") {
   STD_TORCH_CHECK(
-      activation >= 0 && activation < kActivations, op, ": activation must be a number from 0 to ", kActivations - 1,
+      activation >= 0 && activation < kActivations, op, ": ", name, " must be a number from 0 to ", kActivations - 1,
       ", but is ", activation);
 }
 

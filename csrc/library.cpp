@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "cpu/kernels.h"
+#include "interface.h"
 
 namespace {
 
@@ -11,6 +12,9 @@ int64_t cpu_capability() { return static_cast<int64_t>(hybridgen::isa()); }
 
 }  // namespace
 
+HYBRIDGEN_INTERFACE
+
+// When a schema changes, raise the number in interface.h and INTERFACE in hybridgen/ops/native.py.
 STABLE_TORCH_LIBRARY(hybridgen_native, m) {
   // 0 baseline, 1 AVX2, 2 AVX-512: which build of the CPU kernels runs.
   m.def("cpu_capability() -> int");

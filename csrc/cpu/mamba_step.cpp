@@ -64,6 +64,7 @@ struct Mixer {
     check_shape(op, "in_weight", in_weight, {packed, d_model});
     check_shape(op, "conv_weight", conv_weight, {channels, 1, width});
     check_shape(op, "conv_state", conv_state, {rows, channels, width - 1});
+    check_writable(op, "conv_state", conv_state);
     STD_TORCH_CHECK(width <= 2 || conv_state.stride(2) == 1, op, ": conv_state must be dense in its last dimension");
     check_row("in_bias", in_bias, packed);
     check_row("conv_bias", conv_bias, channels);
@@ -138,11 +139,6 @@ struct Mixer {
   }
 };
 
-void check_activation(const char* op, const char* name, int64_t activation) {
-  STD_TORCH_CHECK(activation >= 0 && activation < kActivations, op, ": ", name, " must be a number from 0 to ",
-                  kActivations - 1, ", but is ", activation);
-}
-
 Tensor mamba1_step(
     const Tensor& x, const Tensor& conv_state, Tensor ssm_state, const Tensor& in_weight, const MaybeTensor& in_bias,
     const Tensor& conv_weight, const MaybeTensor& conv_bias, int64_t conv_activation, const Tensor& x_weight,
@@ -165,9 +161,10 @@ Tensor mamba1_step(
   mixer.check_parameter("dt_bias", dt_bias, {C});
   mixer.check_parameter("A_log", A_log, {C, N});
   mixer.check_parameter("D", D, {C});
+  check_writable(op, "ssm_state", ssm_state);
   mixer.check_parameter("ssm_state", ssm_state, {rows, C, N});
-  check_activation(op, "conv_activation", conv_activation);
-  check_activation(op, "gate_activation", gate_activation);
+  check_activation(op, conv_activation, "conv_activation");
+  check_activation(op, gate_activation, "gate_activation");
 
   const Scratch packed(rows * 2 * C, size), u(rows * C, size), mix(rows * mixed, size), dt(rows * C, size);
   const Scratch y(rows * C, size), wide(rows * std::max(C, rank), sizeof(float));
@@ -239,9 +236,10 @@ Tensor mamba2_step(
   mixer.check_parameter("dt_bias", dt_bias, {H});
   mixer.check_parameter("A_log", A_log, {H});
   mixer.check_parameter("D", D, {D.dim() == 1 && D.size(0) == d_ssm ? d_ssm : H});
+  check_writable(op, "ssm_state", ssm_state);
   mixer.check_parameter("ssm_state", ssm_state, {rows, H, P, N});
   mixer.check_row("norm_weight", norm_weight, d_ssm);
-  check_activation(op, "gate_activation", gate_activation);
+  check_activation(op, gate_activation, "gate_activation");
 
   const Scratch projected(rows * packed, size), convolved(rows * C, size), scanned(rows * d_ssm, size);
   const Scratch y(rows * d_inner, size), A(H, sizeof(float));

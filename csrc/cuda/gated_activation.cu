@@ -14,6 +14,7 @@
 
 #include "../cpu/tensors.h"
 #include "../gate_checks.h"
+#include "../interface.h"
 #include "activations.cuh"
 
 namespace hybridgen::cuda {
@@ -320,6 +321,8 @@ std::tuple<Tensor, Tensor, Tensor> two_way_gate_backward(
 }  // namespace
 
 }  // namespace hybridgen::cuda
+
+HYBRIDGEN_INTERFACE
 
 STABLE_TORCH_LIBRARY_IMPL(hybridgen_native, CUDA, m) {
   m.impl("gated_activation", TORCH_BOX(&hybridgen::cuda::gated_activation));

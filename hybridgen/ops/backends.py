@@ -156,7 +156,7 @@ def _advice(name: str, op: str) -> str:
     if name == "mamba_ssm" and missing_kernel(op):
         return install_advice(op)
     if name == "native" and not native.LOADED:
-        return f"build it with `{native.BUILD_COMMAND}`"
+        return native.ADVICE
     return "backend='torch' or 'auto' can"
 
 
@@ -168,7 +168,7 @@ def _warn_of_slowness() -> None:
     if not _warned:
         _warned.append(str(native.missing("cpu")))
         warnings.warn(
-            f"{_warned[0]}: plain PyTorch runs in its place, more slowly; build it with `{native.BUILD_COMMAND}`",
+            f"{_warned[0]}: plain PyTorch runs in its place, more slowly; {native.ADVICE}",
             stacklevel=2,
         )
 
