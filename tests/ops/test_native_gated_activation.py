@@ -188,13 +188,20 @@ def test_stores_around_the_cache_change_no_bit(tmp_path):
     assert len(streamed) == len(stored)
 
 
-def test_the_output_may_be_the_value_itself():
+@pytest.mark.parametrize("backend", ["native", "torch"])
+def test_the_output_may_be_the_value_itself(backend):
     value, gate = halves(3, 7, 33, dtype=torch.float32)
-    expected = gated_activation(value, gate, "gelu", backend="native")
+    expected = gated_activation(value, gate, "gelu", backend=backend)
     untouched = gate.clone()
-    OPS.gated_activation_out(value, gate, native.activation_number("gelu"), value)
+    assert gated_activation(value, gate, "gelu", out=value, backend=backend) is value
     assert torch.equal(value, expected)
     assert torch.equal(gate, untouched)
+    with pytest.raises(ShapeError, match=r"out must have shape \(3, 7, 33\)"):
+        gated_activation(value, gate, "gelu", out=torch.empty(3, 7, 32), backend=backend)
+    with pytest.raises(ShapeError, match=r"out must be of torch.float32"):
+        gated_activation(value, gate, "gelu", out=torch.empty(3, 7, 33, dtype=torch.bfloat16), backend=backend)
+    with pytest.raises(UnsupportedError, match="no gradient with out"):
+        gated_activation(value.clone().requires_grad_(), gate, "gelu", out=value, backend=backend)
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,12 @@ def refusal(activation: str, *tensors: Tensor) -> str | None:
     return native.refusal(*tensors)
 
 
-def gated_activation_native(value: Tensor, gate: Tensor, activation: str) -> Tensor:
+def gated_activation_native(value: Tensor, gate: Tensor, activation: str, out: Tensor | None) -> Tensor:
     """Compute `gated_activation`."""
+    if out is not None:
+        arguments = (value, gate, native.activation_number(activation), out)
+        native.call_in_place(native.OPS.gated_activation_out, arguments, out)
+        return out
     return _call(native.OPS.gated_activation, (value, gate), native.activation_number(activation))
 
 
