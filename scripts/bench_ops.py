@@ -75,7 +75,9 @@ def gate_cases(quick: bool) -> Iterator[Case]:
         backward: dict[str, Run] = {}
         if native.LOADED:
             silu = native.activation_number("silu")
-            backward["hybridgen native"] = lambda v=v, g=g, o=out: native.OPS.gated_activation_backward(o, v, g, silu)
+            backward["hybridgen native"] = lambda v=v, g=g, o=out, n=silu: native.OPS.gated_activation_backward(
+                o, v, g, n
+            )
         backward |= {
             "eager": lambda v=v, g=g, o=out: (o * F.silu(g), torch.ops.aten.silu_backward(o * v, g)),
         }
