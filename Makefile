@@ -7,7 +7,7 @@ DEMO := demo-output/tiny-hybrid
 
 .DEFAULT_GOAL := help
 .PHONY: help setup format check check-format check-lint check-types check-spelling check-sizes \
-	test test-gpu ext-cuda-check bench bench-start docs demo clean
+	test test-isa test-gpu ext-cuda-check tsan bench bench-start docs demo clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,16 @@ check-sizes: setup
 
 test: setup ## Run the tests; needs no GPU and no network
 	$(BIN)/python -m pytest
+
+test-isa: setup ## Run the tests of the native operators with the kernels for AVX2 and for any x86 (2 minutes)
+	@for isa in avx2 baseline; do \
+		echo "HYBRIDGEN_CPU_CAPABILITY=$$isa"; \
+		HYBRIDGEN_CPU_CAPABILITY=$$isa $(BIN)/python -m pytest tests/ops/test_native_*.py \
+			--deselect tests/ops/test_native_leaks.py -k "not compile" || exit 1; \
+	done
+
+tsan: setup ## Look for data races in the CPU operators with the thread sanitizer (Linux; some minutes)
+	bash scripts/tsan_check.sh
 
 test-gpu: ## Run the GPU tests and time the operations, on a machine with CUDA
 	bash scripts/gpu_check.sh

@@ -4,14 +4,17 @@ The extension is two shared libraries on torch's stable ABI (2.10): one for the 
 loads only into a CUDA build of torch. They hold no Python code, so one build serves every later Python and torch.
 
 HYBRIDGEN_CUDA=auto|0|1 (default auto) says whether CUDA is built: auto builds it where nvcc and a CUDA torch are.
-TORCH_CUDA_ARCH_LIST names the GPU architectures, as everywhere in torch. HYBRIDGEN_NATIVE=0 builds nothing. Without a
-compiler, or without torch, the package installs all the same and runs on plain PyTorch.
+TORCH_CUDA_ARCH_LIST names the GPU architectures, as everywhere in torch. HYBRIDGEN_NATIVE=0 builds nothing. CXX,
+CXXFLAGS and LDFLAGS are heeded, as the shell would split them. The kernels need GCC 12 or later, or clang. Without a
+compiler that can, or without torch, the package installs all the same and runs on plain PyTorch.
 """
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -48,7 +51,10 @@ class Native(build_ext):
         return fullname.replace(".", os.sep) + ".so"
 
     def run(self):
-        """Build what can be built, and say what cannot."""
+        """Build what can be built, and say what cannot; no library of an earlier build is left."""
+        for extension in self.extensions:
+            for folder in (self.build_lib, *([os.curdir] if self.inplace else [])):
+                Path(folder, self.get_ext_filename(extension.name)).unlink(missing_ok=True)
         self.extensions = [extension for extension in self.extensions if self._wanted(extension)]
         super().run()
 
@@ -59,6 +65,8 @@ class Native(build_ext):
 
     def build_extension(self, ext):
         """Compile and link one library; only CUDA that was asked for by HYBRIDGEN_CUDA=1 must succeed."""
+        if not (CSRC / "library.cpp").exists():
+            sys.exit(f"hybridgen: {CSRC} is missing: the sources are not whole (HYBRIDGEN_NATIVE=0 does without it)")
         target = Path(self.get_ext_fullpath(ext.name))
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -68,16 +76,21 @@ class Native(build_ext):
         except (OSError, ImportError, subprocess.CalledProcessError) as error:
             if ext.name.endswith("_cuda") and os.environ.get("HYBRIDGEN_CUDA") == "1":
                 raise
-            print(f"\nhybridgen: {ext.name} was not built ({error}).", file=sys.stderr)
-            print("hybridgen: the package works without it, on plain PyTorch, more slowly.\n", file=sys.stderr)
+            # As a warning, since pip shows those of a build, but nothing that it prints.
+            warnings.warn(
+                f"hybridgen: {ext.name} was not built ({error}). The package works without it, on plain PyTorch, more "
+                "slowly. It takes GCC 12 or later, or clang.",
+                stacklevel=1,
+            )
 
 
 class AnyPython(bdist_wheel):
-    """A wheel of one platform, for every Python."""
+    """A wheel for every Python, of one platform if it holds a library."""
 
     def get_tag(self):
-        """Replace Python's version and ABI by any."""
-        return ("py3", "none", super().get_tag()[2])
+        """Replace Python's version and ABI by any, and the platform where nothing was compiled for it."""
+        built = any(Path(self.get_finalized_command("build").build_lib).glob("hybridgen/_native_*.so"))
+        return ("py3", "none", super().get_tag()[2] if built else "any")
 
 
 def torch_paths():
@@ -90,7 +103,7 @@ def torch_paths():
 
 def compile_all(jobs):
     """Run compiler commands in parallel, those whose results are out of date; the first that fails raises."""
-    shared = max(file.stat().st_mtime for file in [Path(__file__), *CSRC.rglob("*.h"), *CSRC.rglob("*.cuh")])
+    shared = max(file.stat().st_mtime for file in [*CSRC.rglob("*.h"), *CSRC.rglob("*.cuh")])
 
     def run(job):
         output, command = job
@@ -113,26 +126,35 @@ def compile_all(jobs):
     return [str(output) for output, _ in jobs]
 
 
+def words(variable, default=""):
+    """The words of an environment variable such as CXXFLAGS."""
+    return shlex.split(os.environ.get(variable) or default)
+
+
+def cxx():
+    """The C++ compiler, and its wrapper if it has one (ccache)."""
+    return words("CXX", "g++" if sys.platform.startswith("linux") else "c++")
+
+
 def build_cpu(target, scratch):
     """The library that every machine gets."""
-    compiler = os.environ.get("CXX", "g++" if sys.platform.startswith("linux") else "c++")
     include, lib = torch_paths()
-    extra = os.environ.get("CXXFLAGS", "").split()
+    extra = words("CXXFLAGS")
     jobs = []
     for source in [CSRC / "library.cpp", *sorted((CSRC / "cpu").glob("*.cpp"))]:
         output = scratch / f"{source.stem}.o"
         defines = [*TORCH_DEFINES, *(["-DHYBRIDGEN_X86"] if X86 else [])]
         jobs.append(
-            (output, [compiler, *FLAGS, *extra, *defines, f"-isystem{include}", "-c", str(source), "-o", str(output)])
+            (output, [*cxx(), *FLAGS, *extra, *defines, f"-isystem{include}", "-c", str(source), "-o", str(output)])
         )
     for source in sorted((CSRC / "cpu" / "kernels").glob("*.cpp")):
         for name, isa in INSTRUCTION_SETS.items():
             output = scratch / f"{source.stem}.{name}.o"
             options = ["-ffp-contract=fast", f"-DHYBRIDGEN_ISA={name}", *isa]
-            jobs.append((output, [compiler, *FLAGS, *extra, *options, "-c", str(source), "-o", str(output)]))
+            jobs.append((output, [*cxx(), *FLAGS, *extra, *options, "-c", str(source), "-o", str(output)]))
     objects = compile_all(jobs)
-    link = [compiler, "-shared", *extra, *objects, f"-L{lib}", "-ltorch", "-ltorch_cpu", "-lc10", "-o", str(target)]
-    subprocess.run(link, check=True)
+    libraries = [f"-L{lib}", "-ltorch", "-ltorch_cpu", "-lc10", *words("LDFLAGS")]
+    subprocess.run([*cxx(), "-shared", *extra, *objects, *libraries, "-o", str(target)], check=True)
 
 
 def cuda_wanted():
@@ -195,11 +217,14 @@ def build_cuda(target, scratch):
     if not (lib / "libtorch_cuda.so").exists():
         # A CPU torch has no such library; an empty one of the same name stands in for it while linking.
         lib_stub = scratch / "libtorch_cuda.so"
-        stub = ["g++", "-shared", "-Wl,-soname,libtorch_cuda.so", "-x", "c++", "/dev/null", "-o", str(lib_stub)]
+        stub = [*cxx(), "-shared", "-Wl,-soname,libtorch_cuda.so", "-x", "c++", "/dev/null", "-o", str(lib_stub)]
         subprocess.run(stub, check=True)
     link = [compiler, "-shared", *objects, f"-L{lib}", f"-L{scratch}", "-cudart=static", "-Xlinker=--no-as-needed"]
     subprocess.run([*link, "-ltorch_cuda", "-ltorch", "-ltorch_cpu", "-lc10", "-o", str(target)], check=True)
 
+
+# Setuptools tells of every editable installation that a folder may shadow the package; pip shows it, --quiet or not.
+warnings.filterwarnings("ignore", "Editable installation")
 
 setup(
     ext_modules=[Extension(f"hybridgen._native_{kind}", [], optional=True) for kind in ("cpu", "cuda")],

@@ -4,10 +4,13 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace hybridgen {
 
@@ -57,6 +60,37 @@ inline void check_dtype(const char* op, const char* name, const Tensor& tensor, 
 
 inline void check_dtype(const char* op, const char* name, const std::optional<Tensor>& tensor, ScalarType type) {
   if (tensor) check_dtype(op, name, *tensor, type);
+}
+
+// Of hybridgen.ops.activations.ACTIVATIONS.
+constexpr int64_t kActivations = 11;
+
+inline void check_activation(const char* op, int64_t activation, const char* name = "activation") {
+  STD_TORCH_CHECK(
+      activation >= 0 && activation < kActivations, op, ": ", name, " must be a number from 0 to ", kActivations - 1,
+      ", but is ", activation);
+}
+
+// (stride, size) of the dimensions that have more than one element, the widest stride first.
+inline std::vector<std::pair<int64_t, int64_t>> steps_of(const Tensor& tensor) {
+  std::vector<std::pair<int64_t, int64_t>> steps;
+  for (int64_t i = 0; i < tensor.dim(); ++i) {
+    if (tensor.size(i) > 1) steps.emplace_back(tensor.stride(i), tensor.size(i));
+  }
+  std::sort(steps.rbegin(), steps.rend());
+  return steps;
+}
+
+// A tensor that is written needs a place of its own for each element.
+inline void check_writable(const char* op, const char* name, const Tensor& tensor) {
+  if (tensor.is_contiguous() || tensor.numel() == 0) return;
+  const auto steps = steps_of(tensor);
+  int64_t reach = 0;
+  for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
+    STD_TORCH_CHECK(
+        step->first > reach, op, ": ", name, " is written, but several of its elements share memory; clone it first");
+    reach += step->first * (step->second - 1);
+  }
 }
 
 }  // namespace hybridgen

@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "cpu/kernels.h"
+#include "interface.h"
 
 namespace {
 
@@ -11,6 +12,9 @@ int64_t cpu_capability() { return static_cast<int64_t>(hybridgen::isa()); }
 
 }  // namespace
 
+HYBRIDGEN_INTERFACE
+
+// When a schema changes, raise the number in interface.h and INTERFACE in hybridgen/ops/native.py.
 STABLE_TORCH_LIBRARY(hybridgen_native, m) {
   // 0 baseline, 1 AVX2, 2 AVX-512: which build of the CPU kernels runs.
   m.def("cpu_capability() -> int");
@@ -36,7 +40,7 @@ STABLE_TORCH_LIBRARY(hybridgen_native, m) {
   m.def(
       "selective_scan_backward(Tensor u, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, "
       "Tensor? dt_bias, int activation, Tensor? initial_state, Tensor? resets, bool reverse, Tensor kept, "
-      "Tensor grad_y, Tensor grad_final) "
+      "Tensor grad_y, Tensor? grad_final) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   // One token; the state advances in place.
   m.def(
@@ -61,7 +65,7 @@ STABLE_TORCH_LIBRARY(hybridgen_native, m) {
   // Gradients of x, dt (in the arithmetic's dtype), A per row of the batch, B, C, D per row and channel, initial_state.
   m.def(
       "ssd_scan_backward(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? dt_bias, float dt_min, "
-      "float dt_max, Tensor? initial_state, Tensor? resets, Tensor kept, Tensor dy, Tensor dfinal) -> "
+      "float dt_max, Tensor? initial_state, Tensor? resets, Tensor kept, Tensor dy, Tensor? dfinal) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "ssd_update(Tensor(a!) state, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? dt_bias, "
@@ -82,6 +86,18 @@ STABLE_TORCH_LIBRARY(hybridgen_native, m) {
   // ---- linear map of few rows: x (..., K), weight (O, K), bias (O) -> (..., O); any number, fast for few ----
   m.def("linear_rows(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
 
+  // ---- one token through a whole mixer, from in_proj to out_proj: x (..., d_model), one row per row of the states,
+  // which advance in place; sequences and weights in one dtype, parameters of the scan and its state float32 ----
+  m.def(
+      "mamba1_step(Tensor x, Tensor(a!) conv_state, Tensor(b!) ssm_state, Tensor in_weight, Tensor? in_bias, "
+      "Tensor conv_weight, Tensor? conv_bias, int conv_activation, Tensor x_weight, Tensor dt_weight, Tensor dt_bias, "
+      "Tensor A_log, Tensor D, int gate_activation, Tensor out_weight, Tensor? out_bias) -> Tensor");
+  // D is (H) or (H * P). Without a norm_weight the output is gated only.
+  m.def(
+      "mamba2_step(Tensor x, Tensor(a!) conv_state, Tensor(b!) ssm_state, Tensor in_weight, Tensor? in_bias, "
+      "Tensor conv_weight, Tensor? conv_bias, Tensor dt_bias, Tensor A_log, Tensor D, int groups, float dt_min, "
+      "float dt_max, Tensor? norm_weight, float norm_eps, bool norm_before_gate, int gate_activation, "
+      "Tensor out_weight, Tensor? out_bias) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(hybridgen_native, CompositeExplicitAutograd, m) {

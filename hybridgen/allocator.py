@@ -5,6 +5,7 @@ import sys
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _LARGEST_INT = 2**31 - 1
+_OLD_LARGEST_THRESHOLD = 2**25
 
 
 def keep_memory() -> bool:
@@ -23,6 +24,8 @@ def keep_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    settings = ((_M_MMAP_THRESHOLD, 2**30), (_M_TRIM_THRESHOLD, _LARGEST_INT), (_M_TOP_PAD, 2**26))
-    results = [mallopt(option, value) for option, value in settings]
-    return results == [1, 1, 1]
+    # Before 2.35 glibc refuses a threshold above 32 MiB, and if another option is set
+    # then, the threshold no longer grows by itself and stays at 128 KiB: worse than nothing.
+    if not any(mallopt(_M_MMAP_THRESHOLD, size) for size in (2**30, _OLD_LARGEST_THRESHOLD)):
+        return False
+    return bool(mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT)) and bool(mallopt(_M_TOP_PAD, 2**26))

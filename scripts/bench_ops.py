@@ -66,18 +66,22 @@ def gate_cases(quick: bool) -> Iterator[Case]:
             "torch.compile": lambda v=value, g=gate, f=fused: f(v, g),
         }
         yield Case(f"gated_activation forward, {size}", candidates, add_limit(value.numel(), dtype, 3))
-        if native.LOADED and hasattr(native.OPS, "gated_activation_out"):
-            v, g, out, number = value.detach(), gate.detach(), torch.empty_like(value), native.activation_number("silu")
-            reused: dict[str, Run] = {
-                "hybridgen native": lambda v=v, g=g, o=out, n=number: native.OPS.gated_activation_out(v, g, n, o),
-                "eager torch.silu, torch.mul": lambda v=v, g=g, o=out: torch.mul(torch.ops.aten.silu.out(g, out=o), v),
-            }
-            yield Case(f"gated_activation forward, {size}, output reused", reused, add_limit(v.numel(), dtype, 3))
-            backward: dict[str, Run] = {
-                "hybridgen native": lambda v=v, g=g, o=out, n=number: native.OPS.gated_activation_backward(o, v, g, n),
-                "eager": lambda v=v, g=g, o=out: (o * F.silu(g), torch.ops.aten.silu_backward(o * v, g)),
-            }
-            yield Case(f"gated_activation backward, {size}", backward, add_limit(v.numel(), dtype, 5))
+        v, g, out = value.detach(), gate.detach(), torch.empty_like(value)
+        reused: dict[str, Run] = {
+            **ours(lambda v=v, g=g, o=out: gated_activation(v, g, "silu", out=o)),
+            "eager torch.silu, torch.mul": lambda v=v, g=g, o=out: torch.mul(torch.ops.aten.silu.out(g, out=o), v),
+        }
+        yield Case(f"gated_activation forward, {size}, output reused", reused, add_limit(v.numel(), dtype, 3))
+        backward: dict[str, Run] = {}
+        if native.LOADED:
+            silu = native.activation_number("silu")
+            backward["hybridgen native"] = lambda v=v, g=g, o=out, n=silu: native.OPS.gated_activation_backward(
+                o, v, g, n
+            )
+        backward |= {
+            "eager": lambda v=v, g=g, o=out: (o * F.silu(g), torch.ops.aten.silu_backward(o * v, g)),
+        }
+        yield Case(f"gated_activation backward, {size}", backward, add_limit(v.numel(), dtype, 5))
         inputs = [value, gate]
         both = {
             **{key: training_run(run, inputs) for key, run in ours(call).items()},

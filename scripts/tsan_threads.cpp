@@ -19,3 +19,9 @@ extern "C" int32_t torch_parallel_for(
   for (std::thread& thread : threads) thread.join();
   return 0;
 }
+
+// What the sanitizer must find if it works at all: threads that write one number.
+extern "C" void race() {
+  static volatile int64_t count = 0;
+  torch_parallel_for(0, 4, 1, [](int64_t, int64_t, void*) { count = count + 1; }, nullptr);
+}

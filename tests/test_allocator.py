@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from hybridgen import allocator, keep_memory
 
 _PROGRAM = """
 import resource, torch
@@ -28,3 +31,21 @@ def test_freed_memory_is_used_again():
     done = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True)
     before, after = map(int, done.stdout.split())
     assert after < before / 4
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
+@pytest.mark.parametrize(
+    ("largest", "understood", "options"),
+    [(2**30, True, [-3, -1, -2]), (2**25, True, [-3, -3, -1, -2]), (0, False, [-3, -3])],
+)
+def test_other_settings_wait_for_the_threshold(monkeypatch, largest, understood, options):
+    """Older glibc refuses a large threshold; setting the others would then freeze it at its small start."""
+    calls = []
+
+    def mallopt(option, value):
+        calls.append(option)
+        return int(option != -3 or value <= largest)
+
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
+    assert keep_memory() is understood
+    assert calls == options

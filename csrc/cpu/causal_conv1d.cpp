@@ -18,6 +18,15 @@ Tensor swapped(const Tensor& tensor, ScalarType type) {
   return torch::stable::contiguous(torch::stable::to(torch::stable::transpose(tensor, last - 1, last), type));
 }
 
+// x in one of the kernels' dtypes; weight and bias in that or in the compute dtype.
+void check_parameters(
+    const char* op, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, int64_t activation) {
+  check_activation(op, activation);
+  element_of(op, "x", x);
+  if (weight.scalar_type() != x.scalar_type()) check_dtype(op, "weight", weight, compute_type(x));
+  check_dtype(op, "bias", bias, weight.scalar_type());
+}
+
 // A call's input with the tensors that hold its converted parts.
 struct HeldInput {
   ConvInput input;
@@ -37,6 +46,8 @@ HeldInput hold_input(
   check_shape(op, "initial_state", initial_state, {B, C, K - 1});
   check_shape(op, "resets", resets, {B, T});
   check_dtype(op, "resets", resets, ScalarType::Bool);
+  check_parameters(op, x, weight, bias, activation);
+  if (initial_state) element_of(op, "initial_state", *initial_state);
 
   HeldInput held{
       {}, dense_rows(x), torch::stable::new_zeros(x, {C}), empty_like(x, {K + 1, C}, compute_type(x)), {}, {}};
@@ -97,6 +108,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> causal_conv1d_backward(
   check_shape(op, "grad", grad, {B, T, C});
   check_dtype(op, "grad", grad, x.scalar_type());
   check_shape(op, "grad_final", grad_final, {B, C, K - 1});
+  if (grad_final) element_of(op, "grad_final", *grad_final);
 
   const Tensor grads = dense_rows(grad);
   std::optional<Tensor> final_rows;
@@ -133,8 +145,8 @@ Tensor causal_conv1d_update(
   check_shape(op, "bias", bias, {C});
   check_shape(op, "state", state, {B, C, K - 1});
   check_dtype(op, "state", state, x.scalar_type());
-  check_dtype(op, "bias", bias, weight.scalar_type());
-  if (weight.scalar_type() != x.scalar_type()) check_dtype(op, "weight", weight, compute_type(x));
+  check_parameters(op, x, weight, bias, activation);
+  check_writable(op, "state", state);
   STD_TORCH_CHECK(K <= 2 || state.stride(2) == 1, op, ": state must be dense in its last dimension");
 
   const Tensor inputs = dense_rows(x), taps = dense_rows(weight);

@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <cstdlib>
+
 #include "../gate_checks.h"
 #include "tensors.h"
 
@@ -12,9 +14,11 @@ namespace {
 constexpr int64_t kBlock = 4096;       // elements; a thread's share is a multiple, so that it starts aligned
 constexpr int64_t kBlocksPerThread = 8;
 
-// Beyond this size of an output the cache holds nothing of it when its reader comes.
+// Beyond this size of an output the cache holds nothing of it when its reader comes, so it is stored around the cache.
+// The environment variable HYBRIDGEN_STREAM_BYTES stands in for the size of the cache, for tests.
 int64_t cache_bytes() {
   static const int64_t bytes = [] {
+    if (const char* given = std::getenv("HYBRIDGEN_STREAM_BYTES")) return static_cast<int64_t>(std::atoll(given));
 #if defined(_SC_LEVEL3_CACHE_SIZE)
     const long size = sysconf(_SC_LEVEL3_CACHE_SIZE);
     if (size > 0) return static_cast<int64_t>(size);
@@ -65,6 +69,7 @@ Tensor gated_activation(const Tensor& value, const Tensor& gate, int64_t activat
 
 void gated_activation_out(const Tensor& value, const Tensor& gate, int64_t activation, Tensor out) {
   check_gate("gated_activation_out", value, {{"gate", gate}, {"out", out}}, activation);
+  check_out("gated_activation_out", out, {{"value", value}, {"gate", gate}});
   const Rows outs = rows_of(out);
   STD_TORCH_CHECK(
       outs.tensor.const_data_ptr() == out.const_data_ptr(),
@@ -124,8 +129,7 @@ std::tuple<Tensor, Tensor, Tensor> two_way_gate_backward(
       .columns = d_values.columns, .period = d_forward.size(1), .scale = scale,
       .element = element_of("two_way_gate_backward", "y_forward", y_forward),
       .activation = static_cast<int32_t>(activation),
-      // The partner's row need not be aligned where this one is: streamed only where rows are whole vectors.
-      .streams = elements * static_cast<int64_t>(grad.element_size()) > cache_bytes() && d_values.columns % 64 == 0};
+      .streams = elements * static_cast<int64_t>(grad.element_size()) > cache_bytes()};
   run(elements, [&](int64_t begin, int64_t end) { best::gated_activation_backward(args, begin, end); });
   return {d_forward, d_backward, d_z};
 }

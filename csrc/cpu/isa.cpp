@@ -19,6 +19,7 @@ Isa widest() {
   return Isa::kBaseline;
 }
 
+// Unknown names never come here: hybridgen/ops/native.py refuses them.
 Isa chosen() {
   const Isa best = widest();
   const char* name = std::getenv("HYBRIDGEN_CPU_CAPABILITY");

@@ -1,8 +1,18 @@
 #include "linear_rows.h"
 
+#include <memory>
+
 #include "tensors.h"
 
 namespace hybridgen {
+
+void apply_linear_rows(LinearRows args, const void* x, int64_t stride, float* wide) {
+  best::widen_rows(wide, x, args.element, stride, args.rows, args.inputs);
+  args.x = wide;
+  torch::stable::parallel_for(0, args.outputs, grain(args.inputs), [&](int64_t first, int64_t last) {
+    best::linear_rows(args, first, last);
+  });
+}
 
 namespace {
 
@@ -21,18 +31,15 @@ Tensor linear_rows(const Tensor& x, const Tensor& weight, const std::optional<Te
   const Tensor weights = dense_rows(weight);
   std::optional<Tensor> biases;
   if (bias) biases = dense_rows(*bias);
-  std::vector<float> wide(rows * inputs);
-  best::widen_rows(wide.data(), values.tensor.const_data_ptr(), element, values.stride, rows, inputs);
+  const auto wide = std::make_unique_for_overwrite<float[]>(rows * inputs);
   std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
   shape.back() = outputs;
   Tensor out = empty_like(x, shape);
   const LinearRows args{
-      out.mutable_data_ptr(), wide.data(), weights.const_data_ptr(),
+      out.mutable_data_ptr(), nullptr, weights.const_data_ptr(),
       biases ? biases->const_data_ptr() : nullptr,
       rows, inputs, outputs, weights.stride(0), element};
-  torch::stable::parallel_for(0, outputs, grain(inputs), [&](int64_t first, int64_t last) {
-    best::linear_rows(args, first, last);
-  });
+  apply_linear_rows(args, values.tensor.const_data_ptr(), values.stride, wide.get());
   return out;
 }
 

@@ -14,6 +14,10 @@ struct LinearRows {
   Element element;
 };
 
+// Fills `wide`, room for rows * inputs numbers, from rows of x `stride` elements apart, and computes all outputs on all
+// threads; args.x is set by it.
+void apply_linear_rows(LinearRows args, const void* x, int64_t stride, float* wide);
+
 }  // namespace hybridgen
 
 // Computes the outputs first_output ... last_output - 1 of all rows.

@@ -130,6 +130,7 @@ std::tuple<Tensor, Tensor, Tensor> selective_scan(
     const MaybeTensor& resets, bool reverse, bool keep_states) {
   Inputs in(kScan, u, dt, A, B, C, D, z, dt_bias);
   in.check_sequences(kScan);
+  check_activation(kScan, activation);
   in.set_state(kScan, initial_state, resets);
   SelectiveScan scan = scan_arguments(in, activation, reverse);
   const ScalarType compute = compute_type(u);
@@ -151,9 +152,10 @@ using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Ten
 Gradients selective_scan_backward(
     const Tensor& u, const Tensor& dt, const Tensor& A, const Tensor& B, const Tensor& C, const MaybeTensor& D,
     const MaybeTensor& z, const MaybeTensor& dt_bias, int64_t activation, const MaybeTensor& initial_state,
-    const MaybeTensor& resets, bool reverse, const Tensor& kept, const Tensor& grad_y, const Tensor& grad_final) {
+    const MaybeTensor& resets, bool reverse, const Tensor& kept, const Tensor& grad_y, const MaybeTensor& grad_final) {
   Inputs in(kBackward, u, dt, A, B, C, D, z, dt_bias);
   in.check_sequences(kBackward);
+  check_activation(kBackward, activation);
   in.set_state(kBackward, initial_state, resets);
   SelectiveScanBackward args{};
   SelectiveScan& scan = args.scan = scan_arguments(in, activation, reverse);
@@ -165,11 +167,12 @@ Gradients selective_scan_backward(
   check_dtype(kBackward, "grad_y", grad_y, u.scalar_type());
   check_shape(kBackward, "grad_final", grad_final, {batch, channels, N});
   check_dtype(kBackward, "grad_final", grad_final, compute);
-  const Tensor grads = dense_rows(grad_y), finals = dense(grad_final),
-               states = dense(kept);
+  const Tensor grads = dense_rows(grad_y), states = dense(kept);
+  MaybeTensor finals;
+  if (grad_final) finals = dense(*grad_final);
   scan.kept = const_cast<void*>(states.const_data_ptr());
   args.grad_y = sequence(grads, reverse);
-  args.grad_final = finals.const_data_ptr();
+  args.grad_final = data(finals);
 
   const auto none = [&] { return empty_like(u, {0}, compute); };
   const Tensor du = empty_like(u, {batch, T, channels}), ddt = empty_like(u, {batch, T, channels});
@@ -203,6 +206,9 @@ Tensor selective_state_update(
     Tensor state, const Tensor& u, const Tensor& dt, const Tensor& A, const Tensor& B, const Tensor& C,
     const MaybeTensor& D, const MaybeTensor& z, const MaybeTensor& dt_bias, int64_t activation) {
   const Inputs in(kUpdate, u, dt, A, B, C, D, z, dt_bias);
+  check_activation(kUpdate, activation);
+  STD_TORCH_CHECK(u.dim() == 2 && B.dim() == 3, kUpdate, ": u must have shape (B, D) and B (B, G, N), but they have ",
+                  shape_text(u), " and ", shape_text(B));
   const int64_t batch = u.size(0), channels = A.size(0), N = A.size(1), groups = B.size(1);
   check_shape(kUpdate, "u", u, {batch, channels});
   check_shape(kUpdate, "dt", dt, {batch, channels});
@@ -211,6 +217,7 @@ Tensor selective_state_update(
   check_shape(kUpdate, "C", C, {batch, groups, N});
   check_shape(kUpdate, "state", state, {batch, channels, N});
   check_dtype(kUpdate, "state", state, compute_type(u));
+  check_writable(kUpdate, "state", state);
   // The kernel works on a dense state; another one is copied there and back.
   Tensor advanced = dense(state);
   Tensor y = empty_like(u, {batch, channels});

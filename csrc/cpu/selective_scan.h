@@ -37,7 +37,7 @@ struct SelectiveScan {
 struct SelectiveScanBackward {
   SelectiveScan scan;  // without outputs
   Sequence grad_y, grad_u, grad_dt, grad_z;
-  const void* grad_final;  // (B, D, N)
+  const void* grad_final;  // (B, D, N) or null
   void* grad_initial;      // (B, D, N)
   // Of the compute dtype, parts to be summed over the first dimension.
   void* grad_A;          // (B, N, D)
@@ -57,6 +57,7 @@ struct SelectiveUpdate {
   int64_t channels, groups, N;
   Element element;
   int32_t activation;
+  bool A_is_log = false;  // what is given as A is log(-A)
 };
 
 }  // namespace hybridgen

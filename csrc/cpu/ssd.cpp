@@ -41,13 +41,13 @@ struct Checked {
     in.C = C.const_data_ptr();
     in.D = data(D);
     in.dt_bias = data(dt_bias);
-    in.batch = x.size(0);
   }
 
   // x (batch, [T,] H, P), and so on; `time` is 1 with a time dimension, else 0.
   void sizes(const char* op, int time) {
     STD_TORCH_CHECK(x.dim() == 3 + time && B.dim() == 3 + time, op, ": x and B must have ", 3 + time,
                     " dimensions, but have shapes ", shape_text(x), " and ", shape_text(B));
+    in.batch = x.size(0);
     in.T = time ? x.size(1) : 1;
     in.H = x.size(1 + time);
     in.P = x.size(2 + time);
@@ -151,7 +151,8 @@ Tensor sum_slices(const Tensor& parts, const Tensor& like, const SsdInputs& in) 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> ssd_scan_backward(
     const Tensor& x, const Tensor& dt, const Tensor& A, const Tensor& B, const Tensor& C, std::optional<Tensor> D,
     std::optional<Tensor> dt_bias, double dt_min, double dt_max, std::optional<Tensor> initial_state,
-    std::optional<Tensor> resets, const Tensor& given_kept, const Tensor& given_dy, const Tensor& given_dfinal) {
+    std::optional<Tensor> resets, const Tensor& given_kept, const Tensor& given_dy,
+    std::optional<Tensor> dfinal) {
   const char* op = "ssd_scan_backward";
   Checked given(op, x, dt, A, B, C, D, dt_bias, dt_min, dt_max);
   given.sizes(op, 1);
@@ -164,20 +165,25 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> ssd_scan_back
   check_dtype(op, "kept", given_kept, type);
   check_shape(op, "dy", given_dy, {in.batch, in.T, in.H, in.P});
   check_dtype(op, "dy", given_dy, x.scalar_type());
-  check_shape(op, "dfinal", given_dfinal, {in.batch, in.H, in.P, in.N});
-  check_dtype(op, "dfinal", given_dfinal, type);
+  check_shape(op, "dfinal", dfinal, {in.batch, in.H, in.P, in.N});
+  check_dtype(op, "dfinal", dfinal, type);
   const Tensor kept = torch::stable::contiguous(given_kept), dy = dense_rows(given_dy);
-  const Tensor dfinal = torch::stable::contiguous(given_dfinal);
+  if (dfinal) dfinal = torch::stable::contiguous(*dfinal);
 
   Tensor dx = empty_like(x, {in.batch, in.T, in.H, in.P}), ddt = empty_like(x, {in.batch, in.T, in.H}, type);
   Tensor dA = empty_like(x, {in.batch, in.H}, type), dD = empty_like(x, {in.batch, in.H, in.P}, type);
   Tensor dB = empty_like(x, {in.slices, in.batch, in.T, in.G, in.N}, type);
   Tensor dC = empty_like(x, {in.slices, in.batch, in.T, in.G, in.N}, type);
+  if (in.H == 0) {
+    // No head writes its part.
+    torch::stable::zero_(dB);
+    torch::stable::zero_(dC);
+  }
   Tensor dinitial = empty_like(x, {in.batch, in.H, in.P, in.N}, type);
   const int64_t size = (ssd_backward_scratch(in.N, in.P, in.chunks) + 15) / 16 * 16;
   Tensor scratch = empty_like(x, {jobs * size}, type);
   const SsdBackward args{
-      in, kept.const_data_ptr(), dy.const_data_ptr(), dfinal.const_data_ptr(),
+      in, kept.const_data_ptr(), dy.const_data_ptr(), data(dfinal),
       dy.stride(0), dy.stride(1), dy.stride(2),
       dx.mutable_data_ptr(), ddt.mutable_data_ptr(), dA.mutable_data_ptr(), dB.mutable_data_ptr(),
       dC.mutable_data_ptr(), dD.mutable_data_ptr(), dinitial.mutable_data_ptr(), scratch.mutable_data_ptr(), size};
@@ -194,6 +200,7 @@ Tensor ssd_update(
   const SsdInputs& in = given.in;
   check_shape(op, "state", state, {in.batch, in.H, in.P, in.N});
   check_dtype(op, "state", state, compute_type(x));
+  check_writable(op, "state", state);
   STD_TORCH_CHECK(in.N <= 1 || state.stride(3) == 1, op, ": the last dimension of state must be dense");
   Tensor y = empty_like(x, {in.batch, in.H, in.P});
   const SsdUpdate args{

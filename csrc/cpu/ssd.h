@@ -53,7 +53,7 @@ static constexpr int64_t ssd_forward_scratch(int64_t N, int64_t P, int64_t chunk
 
 struct SsdBackward {
   SsdInputs in;
-  const void *kept, *dy, *dfinal;
+  const void *kept, *dy, *dfinal;  // dfinal may be null
   int64_t dy_batch, dy_time, dy_head;
   // dx in x's dtype; in the dtype of the arithmetic ddt (batch, T, H), dA (batch, H), dD (batch, H, P), dinitial
   // (batch, H, P, N), and per slice dB and dC, (slices, batch, T, G, N).

@@ -14,6 +14,9 @@
 
 namespace hybridgen {
 
+// A device check is not needed on the CPU: the dispatcher comes here only if all tensors lie there, and goes to the
+// fakes of hybridgen/ops, which check it, if any is a meta tensor.
+
 inline Element element_of(const char* op, const char* name, const Tensor& tensor) {
   switch (tensor.scalar_type()) {
     case ScalarType::Float: return Element::kFloat32;

@@ -14,6 +14,7 @@
 
 #include "../cpu/tensors.h"
 #include "../gate_checks.h"
+#include "../interface.h"
 #include "activations.cuh"
 
 namespace hybridgen::cuda {
@@ -254,6 +255,7 @@ Tensor gated_activation(const Tensor& value, const Tensor& gate, int64_t activat
 
 void gated_activation_out(const Tensor& value, const Tensor& gate, int64_t activation, Tensor out) {
   check_gate("gated_activation_out", value, {{"gate", gate}, {"out", out}}, activation);
+  check_out("gated_activation_out", out, {{"value", value}, {"gate", gate}});
   const auto on_device = guard(value);
   forward("gated_activation_out", value, gate, activation, out);
 }
@@ -319,6 +321,8 @@ std::tuple<Tensor, Tensor, Tensor> two_way_gate_backward(
 }  // namespace
 
 }  // namespace hybridgen::cuda
+
+HYBRIDGEN_INTERFACE
 
 STABLE_TORCH_LIBRARY_IMPL(hybridgen_native, CUDA, m) {
   m.impl("gated_activation", TORCH_BOX(&hybridgen::cuda::gated_activation));

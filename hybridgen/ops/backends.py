@@ -116,16 +116,28 @@ def pick(
         raise BackendUnavailableError(f"{op}: backend {name!r} cannot do this call: {reason}; {_advice(name, op)}")
     if name != "auto" and backend != "auto":
         raise BackendUnavailableError(f"{op}: there is no backend {name!r} for it; backend='torch' or 'auto' can")
+    device_type = device.type
     for candidate in _PREFERENCE:
         if (
             candidate in refusals
-            and _unavailable(candidate, op, device.type) is None
+            # The cheapest question first: this runs for every operator of every decoded token.
+            and (candidate != "mamba_ssm" or device_type in KERNEL_DEVICES)
+            and _unavailable(candidate, op, device_type) is None
             and refusals[candidate](*arguments) is None
         ):
             return candidate
-    if device.type == "cpu" and not native.LOADED and not torch.compiler.is_compiling():
+    if device_type == "cpu" and not native.LOADED and not torch.compiler.is_compiling():
         _warn_of_slowness()
     return "torch"
+
+
+def runs_natively(ops: tuple[str, ...]) -> bool:
+    """Whether, going by `use_backend`, our own extension runs those calls of operators on the CPU that it can do."""
+    name = _current()
+    if name == "native":
+        return native.LOADED
+    others_first = "cpu" in KERNEL_DEVICES and any(missing_kernel(op) is None for op in ops)
+    return name == "auto" and native.LOADED and not others_first
 
 
 def _unavailable(name: str, op: str, device_type: str) -> str | None:
@@ -144,7 +156,7 @@ def _advice(name: str, op: str) -> str:
     if name == "mamba_ssm" and missing_kernel(op):
         return install_advice(op)
     if name == "native" and not native.LOADED:
-        return f"build it with `{native.BUILD_COMMAND}`"
+        return native.ADVICE
     return "backend='torch' or 'auto' can"
 
 
@@ -156,7 +168,7 @@ def _warn_of_slowness() -> None:
     if not _warned:
         _warned.append(str(native.missing("cpu")))
         warnings.warn(
-            f"{_warned[0]}: plain PyTorch runs in its place, more slowly; build it with `{native.BUILD_COMMAND}`",
+            f"{_warned[0]}: plain PyTorch runs in its place, more slowly; {native.ADVICE}",
             stacklevel=2,
         )
 

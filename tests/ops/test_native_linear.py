@@ -109,7 +109,7 @@ def test_auto_takes_it_for_few_rows_without_gradient(monkeypatch):
             assert not _calls_native(monkeypatch, x, weight, bias)
 
 
-def test_a_whole_model_can_ask_for_native_and_train():
+def test_native_in_force_leaves_many_rows_and_gradients_to_pytorch():
     x, weight, _ = _case(40, 20, 7, torch.float32)
     with use_backend("native"):
         assert_close(linear(x, weight), F.linear(x, weight))

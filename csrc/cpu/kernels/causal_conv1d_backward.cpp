@@ -182,13 +182,22 @@ void run(Task<T> task, int64_t begin, int64_t end, const Compute<T>* grad_final,
   }
 }
 
+template <typename S>
+struct Zeros {
+  S* const data;
+
+  explicit Zeros(int64_t count) : data(new S[count]()) {}
+  ~Zeros() { delete[] data; }
+  Zeros(const Zeros&) = delete;
+};
+
 template <int kWidth, typename T>
 void backward(const ConvBackward& args, int64_t first, int64_t last) {
   using S = Compute<T>;
   const ConvInput& in = args.input;
   const int64_t blocks = (in.channels + kConvChannels - 1) / kConvChannels, carried = (in.width - 1) * in.channels;
   const int64_t chunks = in.tokens ? (in.tokens + kConvBackwardTokens - 1) / kConvBackwardTokens : 1;
-  S* dz = new S[(kHeld + in.width - 1) * kConvChannels]();
+  const Zeros<S> dz((kHeld + in.width - 1) * kConvChannels);
   for (int64_t number = first; number < last; ++number) {
     const int64_t batch = number / (blocks * chunks), chunk = number / blocks % chunks;
     const int64_t c = number % blocks * kConvChannels;
@@ -199,13 +208,12 @@ void backward(const ConvBackward& args, int64_t first, int64_t last) {
         static_cast<const T*>(args.grad) + batch * args.grad_batch + c,
         static_cast<T*>(args.dx) + batch * args.dx_batch + c,
         static_cast<S*>(args.partial) + (batch * chunks + chunk) * (in.width + 1) * in.channels + c,
-        dz, 0, c, c + kConvChannels < in.channels ? kConvChannels : in.channels - c};
+        dz.data, 0, c, c + kConvChannels < in.channels ? kConvChannels : in.channels - c};
     run<kWidth>(
         task, begin, begin + kConvBackwardTokens < in.tokens ? begin + kConvBackwardTokens : in.tokens,
         args.grad_final ? static_cast<const S*>(args.grad_final) + batch * carried : nullptr,
         args.dhistory ? static_cast<S*>(args.dhistory) + batch * carried : nullptr);
   }
-  delete[] dz;
 }
 
 }  // namespace

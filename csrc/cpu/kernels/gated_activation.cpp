@@ -142,10 +142,10 @@ void backward(const GateBackward& args, int64_t begin, int64_t end) {
     T *d_value = at<T>(args.d_value, row, column), *d_gate = at<T>(args.d_gate, row, column);
     const T *value = at<T>(args.value, row, column), *gate = at<T>(args.gate, row, column);
     const T* grad = at<T>(args.grad, row, column);
-    with_stores<T>(args.streams && aligned(d_value) && aligned(d_gate), [&]<bool streams>() {
+    T* d_other = args.period ? at<T>(args.d_other, partner, column) : nullptr;
+    with_stores<T>(args.streams && aligned(d_value) && aligned(d_other) && aligned(d_gate), [&]<bool streams>() {
       if (args.period) {
         const TwoRows<T> sum{value, at<T>(args.other, partner, column), static_cast<Compute<T>>(args.scale)};
-        T* d_other = at<T>(args.d_other, partner, column);
         backward_row<kind, streams>(d_value, d_other, d_gate, grad, sum, gate, count);
       } else {
         backward_row<kind, streams>(d_value, static_cast<T*>(nullptr), d_gate, grad, OneRow<T>{value}, gate, count);

@@ -5,7 +5,7 @@
 // of rows, the block it falls into and the number of threads: a row's result does not depend on its company.
 #include "../linear_rows.h"
 
-#include <utility>
+#include <utility>  // for a sequence of numbers: of its functions none is called (see vec.h)
 
 #include "vec.h"
 

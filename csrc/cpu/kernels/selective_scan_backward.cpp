@@ -203,9 +203,11 @@ void task_backward(const SelectiveScanBackward& args, int64_t index) {
   const int64_t N = scan.N, row = task.row, channels = scan.channels, part = index % scan.splits * scan.batch + row;
   Scratch scratch(Work<S>::bytes(task.count(), N));
   const Work<S> work(scratch, task.count(), N);
+  const S* const final_row =
+      args.grad_final ? static_cast<const S*>(args.grad_final) + row * channels * N : nullptr;
   for (int64_t i = 0; i < task.count(); ++i) {
     gather_states<S>(work.A2 + i * N, static_cast<const S*>(scan.A), task.block(i), N, S(kLog2e));
-    gather_states<S>(work.carry + i * N, static_cast<const S*>(args.grad_final) + row * channels * N, task.block(i), N);
+    gather_states<S>(work.carry + i * N, final_row, task.block(i), N);
   }
   for (int64_t number = (scan.T + kScanChunk - 1) / kScanChunk - 1; number >= 0; --number) {
     const int64_t first = number * kScanChunk, count = scan.T - first < kScanChunk ? scan.T - first : kScanChunk;

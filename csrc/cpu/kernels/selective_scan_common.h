@@ -1,7 +1,7 @@
 // What the selective scan's kernels share: the decay's exponential, blocks of channels, scratch memory.
 #pragma once
 
-#include <stdlib.h>
+#include <utility>
 
 #include "../selective_scan.h"
 #include "activations.h"
@@ -65,14 +65,13 @@ static inline void store_lanes(T* to, Vec<Compute<T>> x, int count) {
   }
 }
 
-// Memory for one task, aligned to vectors.
+// Memory for one task, aligned to vectors. Without memory it throws, which reaches the caller of the operator.
 class Scratch {
  public:
-  explicit Scratch(int64_t bytes) : start_(static_cast<char*>(aligned_alloc(64, (bytes + 63) / 64 * 64))) {
-    if (!start_) abort();
-    next_ = start_;
+  explicit Scratch(int64_t bytes) : start_(static_cast<char*>(::operator new(bytes + 63))) {
+    next_ = start_ + (64 - reinterpret_cast<uintptr_t>(start_) % 64) % 64;
   }
-  ~Scratch() { free(start_); }
+  ~Scratch() { ::operator delete(start_); }
   Scratch(const Scratch&) = delete;
   template <typename V>
   V* take(int64_t count) {
@@ -86,19 +85,24 @@ class Scratch {
   char* next_;
 };
 
+// Of two rows, the lower (offset 0) or upper (offset half) half of each run of 2 * half lanes: which lane of both comes
+// into lane i.
+static constexpr int half_run_lane(int i, int half, int lanes) {
+  const int in = i % (2 * half), run = i - in;
+  return in < half ? run + in : lanes + run + in - half;
+}
+template <int half, typename V, int... lane>
+static inline V add_half_runs(V a, V b, std::integer_sequence<int, lane...>) {
+  constexpr int lanes = sizeof...(lane);
+  return __builtin_shufflevector(a, b, half_run_lane(lane, half, lanes)...) +
+         __builtin_shufflevector(a, b, (half_run_lane(lane, half, lanes) + half)...);
+}
+
 // Lane i of rows[0] becomes the sum of rows[i]: halves are added until one lane per row is left.
 template <typename Scalar, int half = kLanes<Scalar> / 2>
 static inline Vec<Scalar> row_sums(Vec<Scalar>* rows) {
-  constexpr int lanes = kLanes<Scalar>;
-  typename VecOf<Scalar>::mask low{}, high{};
-  for (int i = 0; i < lanes; ++i) {
-    // Of two rows, the lower and the upper half of each run of 2 * half lanes.
-    const int in = i % (2 * half), run = i - in;
-    low[i] = in < half ? run + in : lanes + run + in - half;
-    high[i] = low[i] + half;
-  }
   for (int i = 0; i < half; ++i)
-    rows[i] = __builtin_shuffle(rows[i], rows[i + half], low) + __builtin_shuffle(rows[i], rows[i + half], high);
+    rows[i] = add_half_runs<half>(rows[i], rows[i + half], std::make_integer_sequence<int, kLanes<Scalar>>{});
   if constexpr (half > 1) return row_sums<Scalar, half / 2>(rows);
   return rows[0];
 }

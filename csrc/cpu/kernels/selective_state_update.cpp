@@ -6,19 +6,27 @@ namespace hybridgen::HYBRIDGEN_ISA {
 
 namespace {
 
+constexpr int64_t kAhead = 512;
+
+template <bool is_log, typename V>
+inline V rates(V A) {
+  if constexpr (is_log) return -exp(A);
+  return A;
+}
+
 // The new state of one channel in place; the parts of C h, one per lane.
-template <typename T, typename S = Compute<T>>
+template <bool is_log, typename T, typename S = Compute<T>>
 inline Vec<S> step(S* state, const S* A, const T* B, const T* C, S dt_log2e, S dt_u, int64_t N) {
   Vec<S> sum{};
   int64_t n = 0;
   for (; n + kLanes<S> <= N; n += kLanes<S>) {
-    const Vec<S> h = decay_exp2(load(A + n) * dt_log2e) * load(state + n) + load(B + n) * dt_u;
+    const Vec<S> h = decay_exp2(rates<is_log>(load(A + n)) * dt_log2e) * load(state + n) + load(B + n) * dt_u;
     store(state + n, h);
     sum += h * load(C + n);
   }
   if (const int rest = static_cast<int>(N - n)) {
-    const Vec<S> h =
-        decay_exp2(load_part(A + n, rest) * dt_log2e) * load_part(state + n, rest) + load_part(B + n, rest) * dt_u;
+    const Vec<S> decay = decay_exp2(rates<is_log>(load_part(A + n, rest)) * dt_log2e);
+    const Vec<S> h = decay * load_part(state + n, rest) + load_part(B + n, rest) * dt_u;
     store_part(state + n, h, rest);
     const Vec<S> read = load_part(C + n, rest);
     // The lanes behind the last state are left out: they are 0, but NaN where dt or u is.
@@ -27,7 +35,7 @@ inline Vec<S> step(S* state, const S* A, const T* B, const T* C, S dt_log2e, S d
   return sum;
 }
 
-template <typename T>
+template <bool is_log, typename T>
 void update_block(const SelectiveUpdate& args, int64_t row, int64_t first, int count) {
   using S = Compute<T>;
   using V = Vec<S>;
@@ -49,7 +57,12 @@ void update_block(const SelectiveUpdate& args, int64_t row, int64_t first, int c
       B += args.B.group, C += args.C.group;
       left = heads;
     }
-    sums[i] = step<T>(state, A, B, C, dt_log2e[i], dt_u[i], N);
+    if constexpr (is_log) {
+      // Within a model's step neither is in the nearer caches. Prefetching past the end does no harm.
+      __builtin_prefetch(state + kAhead, 1, 2);
+      __builtin_prefetch(A + kAhead, 0, 2);
+    }
+    sums[i] = step<is_log, T>(state, A, B, C, dt_log2e[i], dt_u[i], N);
   }
   V y = row_sums<S>(sums);
   if (args.D) y += load_lanes(static_cast<const S*>(args.D) + first, count) * u;
@@ -71,7 +84,12 @@ void selective_state_update(const SelectiveUpdate& args, int64_t first_item, int
       const int64_t last = end < args.channels ? end : args.channels;
       for (int64_t channel = first; channel < last; channel += lanes) {
         const int64_t rest = last - channel;
-        update_block<T>(args, item / per_row, channel, static_cast<int>(rest < lanes ? rest : lanes));
+        const int count = static_cast<int>(rest < lanes ? rest : lanes);
+        if (args.A_is_log) {
+          update_block<true, T>(args, item / per_row, channel, count);
+        } else {
+          update_block<false, T>(args, item / per_row, channel, count);
+        }
       }
     }
   });

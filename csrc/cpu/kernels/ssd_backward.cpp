@@ -335,10 +335,10 @@ template <typename Scalar>
 void load_gradient(const SsdBackward& args, const Scratch<Scalar>& scratch, Scalar* G, int64_t index) {
   constexpr int width = kPanel<Scalar>;
   const SsdInputs& in = args.in;
-  const Scalar* from = static_cast<const Scalar*>(args.dfinal) + index * in.P * in.N;
+  const Scalar* from = args.dfinal ? static_cast<const Scalar*>(args.dfinal) + index * in.P * in.N : nullptr;
   for (int64_t p = 0; p < scratch.P; ++p)
     for (int64_t n = 0; n < scratch.N; ++n) {
-      const Scalar value = p < in.P && n < in.N ? from[p * in.N + n] : Scalar(0);
+      const Scalar value = from && p < in.P && n < in.N ? from[p * in.N + n] : Scalar(0);
       G[(p / width * scratch.N + n) * width + p % width] = value;
       G[scratch.size + (n / width * scratch.P + p) * width + n % width] = value;
     }

@@ -2,10 +2,12 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules import module as _module
 
 from hybridgen.layers.span import Span
 
@@ -75,3 +77,26 @@ def is_single_step(x: Tensor, state: MixerState | None, span: Span) -> bool:
 def plain_span(x: Tensor) -> Span:
     """Returns the span of a batch that begins at slot 0 and has neither padding nor packing."""
     return Span(0, x.shape[1], x.device)
+
+
+def runs_as_written(module: nn.Module | None, kind: type[nn.Module]) -> bool:
+    """Tells whether a module is one of this very class, and calling it does what the class says and no more.
+
+    Adapters, quantised and parametrised modules are of other classes; hooks and patched methods are seen here.
+    """
+    return (
+        type(module) is kind
+        and not (module._forward_hooks or module._forward_pre_hooks)
+        and not (_module._global_forward_hooks or _module._global_forward_pre_hooks)
+        and "forward" not in module.__dict__
+        and module._compiled_call_impl is None
+    )
+
+
+def weights_of(module: nn.Module | None) -> tuple[Any, Any]:
+    """Returns weight and bias, as attribute access would, in a fraction of its time."""
+    assert module is not None
+    parameters = module._parameters
+    if "weight" in parameters and "bias" in parameters:
+        return parameters["weight"], parameters["bias"]
+    return module.weight, module.bias

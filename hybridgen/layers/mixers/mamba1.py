@@ -10,11 +10,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hybridgen.layers.linear import BranchOutput, DepthwiseConv1d, Linear, uniform
-from hybridgen.layers.mixers.base import Mixer, MixerState, before, is_single_step, plain_span
+from hybridgen.layers.mixers.base import (
+    Mixer,
+    MixerState,
+    before,
+    is_single_step,
+    plain_span,
+    runs_as_written,
+    weights_of,
+)
 from hybridgen.layers.span import Span
 from hybridgen.ops.add_norm.plain import upcast
 from hybridgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
 from hybridgen.ops.linear import linear
+from hybridgen.ops.mamba_step import MAMBA1_OPERATORS, mamba1_step, refusal
 from hybridgen.ops.selective_scan import selective_scan, selective_state_update
 from hybridgen.spec.mixers import Mamba1Spec
 
@@ -132,8 +141,13 @@ class Mamba1(Mixer):
         """Mixes the tokens; see `Mixer.forward`."""
         span = span or plain_span(x)
         memory = cast(MambaState | None, state)
+        single_step = memory is not None and is_single_step(x, memory, span)
+        if memory is not None and single_step:
+            out = self._fused_step(x, memory)
+            if out is not None:
+                return out
         values, z = self.in_proj(x).chunk(2, dim=-1)
-        if memory is not None and is_single_step(x, memory, span):
+        if memory is not None and single_step:
             return self.out_proj(self._step(values[:, 0], z[:, 0], memory)[:, None])
         resets = span.resets()
         values, conv = causal_conv1d(
@@ -162,6 +176,31 @@ class Mamba1(Mixer):
             memory.conv.copy_(conv.detach())
             memory.ssm.copy_(ssm.detach())
         return self.out_proj(y)
+
+    def _fused_step(self, x: Float[Tensor, "B 1 D"], state: MambaState) -> Float[Tensor, "B 1 D"] | None:
+        """Returns what forward does in one call, or None if only the single calls can do it."""
+        modules = self._modules
+        in_proj, conv, x_proj = modules["in_proj"], modules["conv1d"], modules["x_proj"]
+        dt_proj, out_proj = modules["dt_proj"], modules["out_proj"]
+        if not (
+            self.spec.bcdt_norm == "none"
+            and runs_as_written(in_proj, Linear)
+            and runs_as_written(x_proj, Linear)
+            and runs_as_written(out_proj, BranchOutput)
+            and type(conv) is DepthwiseConv1d
+            and type(dt_proj) is DtProjection
+        ):
+            return None
+        in_weights, conv_weights, out_weights = weights_of(in_proj), weights_of(conv), weights_of(out_proj)
+        x_weight, (dt_weight, dt_bias) = weights_of(x_proj)[0], weights_of(dt_proj)
+        A_log, D = self.A_log, self.D
+        weights = (*in_weights, *conv_weights, x_weight, dt_weight, *out_weights)
+        if refusal(MAMBA1_OPERATORS, x, (state.conv, state.ssm), weights, (A_log, D, dt_bias)) is not None:
+            return None
+        return mamba1_step(
+            x, state.conv, state.ssm, in_weights, conv_weights, self.spec.conv_activation, x_weight,
+            (dt_weight, dt_bias), A_log, D, self.spec.gate_activation, out_weights,
+        )  # fmt: skip
 
     def _step(self, value: Float[Tensor, "B C"], z: Float[Tensor, "B C"], state: MambaState) -> Float[Tensor, "B C"]:
         value = causal_conv1d_update(value, state.conv, self.conv1d.taps, self.conv1d.bias, self.spec.conv_activation)

@@ -7,15 +7,26 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hybridgen.layers.linear import BranchOutput, DepthwiseConv1d, Linear
-from hybridgen.layers.mixers.base import Mixer, MixerState, before, is_single_step, plain_span
+from hybridgen.layers.mixers.base import (
+    Mixer,
+    MixerState,
+    before,
+    is_single_step,
+    plain_span,
+    runs_as_written,
+    weights_of,
+)
 from hybridgen.layers.mixers.mamba1 import MambaState, initial_dt
 from hybridgen.layers.norms import GatedRmsNorm
 from hybridgen.layers.span import Span
 from hybridgen.ops.add_norm.plain import upcast
 from hybridgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
 from hybridgen.ops.gated_activation import gated_activation
+from hybridgen.ops.mamba_step import MAMBA2_OPERATORS, mamba2_step, refusal
 from hybridgen.ops.ssd import ssd_scan, ssd_update
 from hybridgen.spec.mixers import Mamba2Spec
+
+NO_NORM = (None, 0.0, False)
 
 
 class Mamba2(Mixer):
@@ -68,9 +79,14 @@ class Mamba2(Mixer):
         """Mixes the tokens; see `Mixer.forward`."""
         span = span or plain_span(x)
         memory = cast(MambaState | None, state)
+        single_step = memory is not None and is_single_step(x, memory, span)
+        if memory is not None and single_step:
+            out = self._fused_step(x, memory)
+            if out is not None:
+                return out
         sizes = (self.d_mlp, self.d_mlp, self.d_ssm, self.d_ssm + 2 * self.d_bc, self.nheads)
         z0, x0, z, xbc, dt = self.in_proj(x).split(sizes, dim=-1)
-        if memory is not None and is_single_step(x, memory, span):
+        if memory is not None and single_step:
             y = self._step(xbc[:, 0], dt[:, 0], memory)[:, None]
         else:
             y = self._scan(xbc, dt, memory, span)
@@ -78,6 +94,28 @@ class Mamba2(Mixer):
         if self.d_mlp:
             y = torch.cat((gated_activation(x0, z0, self.spec.gate_activation), y), dim=-1)
         return self.out_proj(y)
+
+    def _fused_step(self, x: Float[Tensor, "B 1 D"], state: MambaState) -> Float[Tensor, "B 1 D"] | None:
+        """Returns what forward does in one call, or None if only the single calls can do it."""
+        modules, spec = self._modules, self.spec
+        in_proj, conv, out_proj, norm = modules["in_proj"], modules["conv1d"], modules["out_proj"], modules.get("norm")
+        if not (
+            runs_as_written(in_proj, Linear)
+            and runs_as_written(out_proj, BranchOutput)
+            and type(conv) is DepthwiseConv1d
+            and (not spec.rmsnorm or runs_as_written(norm, GatedRmsNorm))
+        ):
+            return None
+        in_weights, conv_weights, out_weights = weights_of(in_proj), weights_of(conv), weights_of(out_proj)
+        parameters = (self.dt_bias, self.A_log, self.D)
+        gated_norm = (self.norm.weight, self.norm.eps, self.norm.norm_before_gate) if spec.rmsnorm else NO_NORM
+        weights = (*in_weights, *conv_weights, gated_norm[0], *out_weights)
+        if refusal(MAMBA2_OPERATORS, x, (state.conv, state.ssm), weights, parameters) is not None:
+            return None
+        return mamba2_step(
+            x, state.conv, state.ssm, in_weights, conv_weights, *parameters, spec.ngroups, spec.dt_limit, gated_norm,
+            spec.gate_activation, out_weights,
+        )  # fmt: skip
 
     def _scan(
         self, xbc: Float[Tensor, "B T C"], dt: Float[Tensor, "B T H"], state: MambaState | None, span: Span

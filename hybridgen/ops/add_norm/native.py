@@ -18,21 +18,19 @@ def refusal(
     residual_dtype: torch.dtype | None,
 ) -> str | None:
     """Why the kernel cannot do this very call; None if it can."""
-    dtypes = [branch.dtype, weight.dtype]
-    for tensor in (residual, bias):
-        if tensor is not None:
-            dtypes.append(tensor.dtype)
-    if residual_dtype is not None:
-        dtypes.append(residual_dtype)
-    for dtype in dtypes:
+    first = branch.dtype
+    for dtype in (first, weight.dtype, _dtype(residual), _dtype(bias), residual_dtype):
+        if dtype is None:
+            continue
         if dtype not in _DTYPES:
             return f"it has no {dtype} kernel"
         if (dtype == torch.float64) != (branch.dtype == torch.float64):
             return f"it does not mix float64 with other dtypes, but was given {branch.dtype} and {dtype}"
-    for tensor in (residual, weight, bias):
-        if tensor is not None and tensor.device != branch.device:
-            return f"it needs tensors on one device, but was given {branch.device} and {tensor.device}"
-    return None
+    return native.refusal(branch, residual, weight, bias)
+
+
+def _dtype(tensor: Tensor | None) -> torch.dtype | None:
+    return None if tensor is None else tensor.dtype
 
 
 def add_norm_native(
@@ -47,15 +45,9 @@ def add_norm_native(
 ) -> tuple[Tensor, Tensor]:
     """The norm, and the sum if `residual_dtype` is given; else an empty tensor in its place."""
     arguments = (branch, residual, weight, bias, weight_offset, eps, kind == "rms", residual_dtype)
-    if torch.compiler.is_compiling() or (
-        torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (branch, residual, weight, bias))
-    ):
-        result: tuple[Tensor, Tensor] = native.OPS.add_norm(*arguments)
-        return result
-    # Autograd's wrapper costs more than a token's kernel.
-    with torch._C._AutoDispatchBelowAutograd():
-        result = native.OPS.add_norm(*arguments)
-        return result
+    recorded = native.needs_grad(branch, residual, weight, bias)
+    result: tuple[Tensor, Tensor] = native.call(native.OPS.add_norm, arguments, recorded)
+    return result
 
 
 def _fake(
@@ -115,8 +107,11 @@ def _backward(ctx: Any, grad: Tensor | None, grad_total: Tensor | None) -> tuple
             return None, None, None, None, *nothing
         return grad_total.to(branch_type), grad_total.to(residual_type), None, None, *nothing
     other_type = None if residual_type == branch_type else residual_type
-    d_branch, d_residual, d_weight, d_bias = native.OPS.add_norm_backward(
-        grad, grad_total, branch, residual, weight, bias, *ctx.options, branch_type, other_type
+    tensors = (grad, grad_total, branch, residual, weight, bias)
+    d_branch, d_residual, d_weight, d_bias = native.call(
+        native.OPS.add_norm_backward,
+        (*tensors, *ctx.options, branch_type, other_type),
+        native.needs_grad(*tensors),
     )
     if residual_type is None:
         d_residual = None
@@ -126,6 +121,7 @@ def _backward(ctx: Any, grad: Tensor | None, grad_total: Tensor | None) -> tuple
 
 
 if native.LOADED:
-    torch.library.register_fake("hybridgen_native::add_norm", _fake)
-    torch.library.register_fake("hybridgen_native::add_norm_backward", _backward_fake)
+    native.register_fake("add_norm", _fake)
+    native.register_fake("add_norm_backward", _backward_fake)
+    native.register_no_gradient("add_norm_backward", native.TWICE)
     torch.library.register_autograd("hybridgen_native::add_norm", _backward, setup_context=_save)

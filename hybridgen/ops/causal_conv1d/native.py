@@ -23,9 +23,18 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def scan_refusal(x: Tensor, weight: Tensor, bias: Tensor | None, *_: object) -> str | None:
+def scan_refusal(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str,
+    initial_state: Tensor | None,
+    resets: Tensor | None,
+) -> str | None:
     """Why `causal_conv1d_native` cannot do this call, or None if it can."""
-    return _refusal(x, weight, bias)
+    if initial_state is not None and initial_state.dtype not in _DTYPES:
+        return f"it has no {initial_state.dtype} kernel"
+    return _refusal(x, weight, bias) or native.refusal(x, weight, bias, initial_state, resets)
 
 
 def causal_conv1d_native(
@@ -41,25 +50,20 @@ def causal_conv1d_native(
     activation_named(activation)
     number = native.activation_number(activation)
     arguments = (x, weight, bias, number, initial_state, resets, reverse)
-    tensors = (x, weight, bias, initial_state)
-    wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    if wanted or torch.compiler.is_compiling():
-        y, state = native.OPS.causal_conv1d(*arguments)
-        return y, state
-    with torch._C._AutoDispatchBelowAutograd():
-        y, state = native.OPS.causal_conv1d(*arguments)
-        return y, state
+    recorded = native.needs_grad(x, weight, bias, initial_state)
+    y, state = native.call(native.OPS.causal_conv1d, arguments, recorded)
+    return y, state
 
 
 def update_refusal(x: Tensor, state: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> str | None:
     """Why `causal_conv1d_update_native` cannot do this call, or None if it can."""
     if state.dtype != x.dtype:
         return f"it needs x and state in one dtype, but they are {x.dtype} and {state.dtype}"
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, state, weight, bias)):
+    if native.needs_grad(x, state, weight, bias):
         return "it has no gradient; call it under torch.no_grad()"
     if state.shape[2] > 1 and state.stride(2) != 1:
         return "it needs state dense in its last dimension"
-    return _refusal(x, weight, bias)
+    return _refusal(x, weight, bias) or native.refusal()
 
 
 def causal_conv1d_update_native(
@@ -68,12 +72,8 @@ def causal_conv1d_update_native(
     """`causal_conv1d_update` for any width."""
     activation_named(activation)
     arguments = (x, state, weight, bias, native.activation_number(activation))
-    if torch.compiler.is_compiling():
-        y: Tensor = native.OPS.causal_conv1d_update(*arguments)
-        return y
-    with torch._C._AutoDispatchBelowAutograd():
-        y = native.OPS.causal_conv1d_update(*arguments)
-        return y
+    y: Tensor = native.call_in_place(native.OPS.causal_conv1d_update, arguments, state)
+    return y
 
 
 def _fake_forward(x: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -112,8 +112,10 @@ def _backward(ctx: Any, grad: Tensor | None, grad_final: Tensor | None) -> tuple
     x, weight, bias, initial_state, resets = ctx.saved_tensors
     if grad is None:
         grad = torch.zeros_like(x)
-    dx, dweight, dbias, dinitial = native.OPS.causal_conv1d_backward(
-        grad, grad_final, x, weight, bias, ctx.activation, initial_state, resets, ctx.reverse
+    dx, dweight, dbias, dinitial = native.call(
+        native.OPS.causal_conv1d_backward,
+        (grad, grad_final, x, weight, bias, ctx.activation, initial_state, resets, ctx.reverse),
+        native.needs_grad(grad, grad_final, x, weight, bias, initial_state),
     )
     return (
         dx,
@@ -127,7 +129,9 @@ def _backward(ctx: Any, grad: Tensor | None, grad_final: Tensor | None) -> tuple
 
 
 if native.LOADED:
-    torch.library.register_fake("hybridgen_native::causal_conv1d", _fake_forward)
-    torch.library.register_fake("hybridgen_native::causal_conv1d_backward", _fake_backward)
-    torch.library.register_fake("hybridgen_native::causal_conv1d_update", _fake_update)
+    native.register_fake("causal_conv1d", _fake_forward)
+    native.register_fake("causal_conv1d_backward", _fake_backward)
+    native.register_fake("causal_conv1d_update", _fake_update)
+    native.register_no_gradient("causal_conv1d_backward", native.TWICE)
+    native.register_in_place("causal_conv1d_update", written=1)
     torch.library.register_autograd("hybridgen_native::causal_conv1d", _backward, setup_context=_save)

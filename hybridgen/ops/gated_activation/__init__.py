@@ -3,16 +3,22 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from hybridgen.errors import ShapeError, UnsupportedError
 from hybridgen.ops import backends
 from hybridgen.ops.gated_activation import native
 from hybridgen.ops.gated_activation.plain import gated_activation_plain, gated_activation_two_way_plain
+from hybridgen.ops.native import needs_grad
 from hybridgen.ops.shapes import check_shapes
 
 _REFUSALS = {"native": native.refusal}
 
 
 def gated_activation(
-    value: Float[Tensor, "*shape"], gate: Float[Tensor, "*shape"], activation: str, backend: str = "auto"
+    value: Float[Tensor, "*shape"],
+    gate: Float[Tensor, "*shape"],
+    activation: str,
+    out: Tensor | None = None,
+    backend: str = "auto",
 ) -> Float[Tensor, "*shape"]:
     """Multiply a value by the activation of its gate: value * activation(gate).
 
@@ -22,18 +28,29 @@ def gated_activation(
         value: What is let through.
         gate: What decides how much of it.
         activation: A key of `hybridgen.ops.activations.ACTIVATIONS`.
+        out: Where to write the product; may be `value` itself. New memory costs more than the arithmetic. Only where
+            no gradient is needed.
         backend: `auto`, `torch` or `native`.
 
     Returns:
-        The product, in the inputs' dtype.
+        The product, in the inputs' dtype; `out` if it was given.
 
     Raises:
-        UnsupportedError: No activation has this name.
+        ShapeError: `out` has not the shape and dtype of `value`.
+        UnsupportedError: No activation has this name, or a gradient is needed of a call with `out`.
         BackendUnavailableError: The backend asked for by name cannot do this call.
     """
-    if backends.pick("gated_activation", backend, value.device, _REFUSALS, activation, value, gate) == "native":
-        return native.gated_activation_native(value, gate, activation)
-    return gated_activation_plain(value, gate, activation)
+    if out is not None:
+        check_shapes("gated_activation", {"out": (out, tuple(value.shape))})
+        if out.dtype != value.dtype:
+            raise ShapeError(f"gated_activation: out must be of {value.dtype} as value, but is of {out.dtype}")
+        if needs_grad(value, gate, out):
+            raise UnsupportedError("gated_activation: there is no gradient with out; call it under torch.no_grad()")
+    tensors = (value, gate) if out is None else (value, gate, out)
+    if backends.pick("gated_activation", backend, value.device, _REFUSALS, activation, *tensors) == "native":
+        return native.gated_activation_native(value, gate, activation, out)
+    product = gated_activation_plain(value, gate, activation)
+    return product if out is None else out.copy_(product)
 
 
 def gated_activation_two_way(

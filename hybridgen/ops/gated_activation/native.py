@@ -27,13 +27,15 @@ def refusal(activation: str, *tensors: Tensor) -> str | None:
             return f"it needs tensors of one dtype, but was given {first.dtype} and {tensor.dtype}"
         if tensor.shape != first.shape:
             return f"it needs tensors of one shape, but was given {tuple(first.shape)} and {tuple(tensor.shape)}"
-        if tensor.device != first.device:
-            return f"it needs tensors on one device, but was given {first.device} and {tensor.device}"
-    return None
+    return native.refusal(*tensors)
 
 
-def gated_activation_native(value: Tensor, gate: Tensor, activation: str) -> Tensor:
+def gated_activation_native(value: Tensor, gate: Tensor, activation: str, out: Tensor | None) -> Tensor:
     """Compute `gated_activation`."""
+    if out is not None:
+        arguments = (value, gate, native.activation_number(activation), out)
+        native.call_in_place(native.OPS.gated_activation_out, arguments, out)
+        return out
     return _call(native.OPS.gated_activation, (value, gate), native.activation_number(activation))
 
 
@@ -45,13 +47,8 @@ def gated_activation_two_way_native(
 
 
 def _call(op: Any, tensors: tuple[Tensor, ...], *options: float) -> Tensor:
-    """Call an operator, without autograd's wrapper, which costs more than a token's kernel, where no gradient flows."""
-    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
-        result: Tensor = op(*tensors, *options)
-        return result
-    with torch._C._AutoDispatchBelowAutograd():
-        result = op(*tensors, *options)
-        return result
+    result: Tensor = native.call(op, (*tensors, *options), native.needs_grad(*tensors))
+    return result
 
 
 def _dense_like(tensor: Tensor) -> Tensor:
@@ -86,7 +83,9 @@ def _save_gate(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _gate_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *native.OPS.gated_activation_backward(grad, *ctx.saved_tensors, ctx.activation), None
+    tensors = (grad, *ctx.saved_tensors)
+    arguments = (*tensors, ctx.activation)
+    return *native.call(native.OPS.gated_activation_backward, arguments, native.needs_grad(*tensors)), None
 
 
 def _save_two_way(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -95,7 +94,9 @@ def _save_two_way(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _two_way_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *native.OPS.two_way_gate_backward(grad, *ctx.saved_tensors, ctx.activation, ctx.scale), None, None
+    tensors = (grad, *ctx.saved_tensors)
+    arguments = (*tensors, ctx.activation, ctx.scale)
+    return *native.call(native.OPS.two_way_gate_backward, arguments, native.needs_grad(*tensors)), None, None
 
 
 _FAKES: dict[str, Callable[..., Any]] = {
@@ -108,6 +109,9 @@ _FAKES: dict[str, Callable[..., Any]] = {
 
 if native.LOADED:
     for _name, _fake in _FAKES.items():
-        torch.library.register_fake(f"hybridgen_native::{_name}", _fake)
+        native.register_fake(_name, _fake)
+    native.register_no_gradient("gated_activation_backward", native.TWICE)
+    native.register_no_gradient("two_way_gate_backward", native.TWICE)
+    native.register_in_place("gated_activation_out", written=3)
     torch.library.register_autograd("hybridgen_native::gated_activation", _gate_backward, setup_context=_save_gate)
     torch.library.register_autograd("hybridgen_native::two_way_gate", _two_way_backward, setup_context=_save_two_way)

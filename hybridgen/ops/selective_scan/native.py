@@ -18,7 +18,7 @@ def scan_refusal(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, z: Tensor | None, resets: Tensor | None
 ) -> str | None:
     """Why the kernels cannot do this very call; None if they can."""
-    return _refusal(A, u, dt, B, C, z)
+    return _refusal(A, u, dt, B, C, z) or native.refusal(u, dt, A, B, C, z, resets)
 
 
 def update_refusal(
@@ -36,9 +36,9 @@ def update_refusal(
     if state.dtype != compute_dtype(u):
         return f"it needs the state in {compute_dtype(u)}, but was given {state.dtype}"
     tensors = (state, u, dt, A, B, C, D, z, dt_bias)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+    if native.needs_grad(*tensors):
         return "it has no gradient; call it under torch.no_grad()"
-    return _refusal(A, u, dt, B, C, z)
+    return _refusal(A, u, dt, B, C, z) or native.refusal()
 
 
 def _refusal(A: Tensor, u: Tensor, *others: Tensor | None) -> str | None:
@@ -68,15 +68,21 @@ def selective_scan_native(
 ) -> tuple[Tensor, Tensor]:
     """Compute `selective_scan`."""
     number, dtype = _gate_number(z, gate_activation), compute_dtype(u)
-    arguments = (u, dt, A.to(dtype), B, C, _to(D, dtype), z, _to(dt_bias, dtype), number, _to(initial_state, dtype))
-    tensors = (u, dt, A, B, C, D, z, dt_bias, initial_state)
-    keep_states = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    if keep_states or torch.compiler.is_compiling():
-        y, final_state, _ = native.OPS.selective_scan(*arguments, resets, reverse, keep_states)
-        return y, final_state
-    with torch._C._AutoDispatchBelowAutograd():
-        y, final_state, _ = native.OPS.selective_scan(*arguments, resets, reverse, keep_states)
-        return y, final_state
+    arguments = (
+        u,
+        dt,
+        native.in_dtype(A, dtype),
+        B,
+        C,
+        native.in_dtype(D, dtype),
+        z,
+        native.in_dtype(dt_bias, dtype),
+        number,
+        native.in_dtype(initial_state, dtype),
+    )
+    recorded = native.needs_grad(u, dt, A, B, C, D, z, dt_bias, initial_state)
+    y, final_state, _ = native.call(native.OPS.selective_scan, (*arguments, resets, reverse, recorded), recorded)
+    return y, final_state
 
 
 def selective_state_update_native(
@@ -93,13 +99,20 @@ def selective_state_update_native(
 ) -> Tensor:
     """Compute `selective_state_update`."""
     number, dtype = _gate_number(z, gate_activation), state.dtype
-    arguments = (state, u, dt, A.to(dtype), B, C, _to(D, dtype), z, _to(dt_bias, dtype), number)
-    if torch.compiler.is_compiling():
-        y: Tensor = native.OPS.selective_state_update(*arguments)
-        return y
-    with torch._C._AutoDispatchBelowAutograd():
-        y = native.OPS.selective_state_update(*arguments)
-        return y
+    arguments = (
+        state,
+        u,
+        dt,
+        native.in_dtype(A, dtype),
+        B,
+        C,
+        native.in_dtype(D, dtype),
+        z,
+        native.in_dtype(dt_bias, dtype),
+        number,
+    )
+    y: Tensor = native.call_in_place(native.OPS.selective_state_update, arguments, state)
+    return y
 
 
 def _gate_number(z: Tensor | None, activation: str) -> int:
@@ -107,10 +120,6 @@ def _gate_number(z: Tensor | None, activation: str) -> int:
         return 0
     activation_named(activation)
     return native.activation_number(activation)
-
-
-def _to(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if tensor is None else tensor.to(dtype)
 
 
 def _scan_fake(
@@ -149,7 +158,7 @@ def _scan_backward_fake(
     reverse: bool,
     kept: Tensor,
     grad_y: Tensor,
-    grad_final: Tensor,
+    grad_final: Tensor | None,
 ) -> tuple[Tensor, ...]:
     def like(tensor: Tensor | None, absent: Tensor) -> Tensor:
         return absent.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape)
@@ -175,19 +184,27 @@ def _update_fake(
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     *tensors, ctx.activation, initial_state, resets, ctx.reverse, _ = inputs
     ctx.save_for_backward(*tensors, initial_state, resets, output[2])
+    ctx.mark_non_differentiable(output[2])
+    ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_y: Tensor, grad_final: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad_y: Tensor | None, grad_final: Tensor | None, _kept: None) -> tuple[Tensor | None, ...]:
     *tensors, initial_state, resets, kept = ctx.saved_tensors
-    *gradients, grad_initial = native.OPS.selective_scan_backward(
-        *tensors, ctx.activation, initial_state, resets, ctx.reverse, kept, grad_y, grad_final
+    if grad_y is None:
+        grad_y = torch.zeros_like(tensors[0])
+    *gradients, grad_initial = native.call(
+        native.OPS.selective_scan_backward,
+        (*tensors, ctx.activation, initial_state, resets, ctx.reverse, kept, grad_y, grad_final),
+        native.needs_grad(*tensors, initial_state, grad_y, grad_final),
     )
     given = [g if t is not None else None for g, t in zip(gradients, tensors, strict=True)]
     return *given, None, grad_initial if initial_state is not None else None, None, None, None
 
 
 if native.LOADED:
-    torch.library.register_fake("hybridgen_native::selective_scan", _scan_fake)
-    torch.library.register_fake("hybridgen_native::selective_scan_backward", _scan_backward_fake)
-    torch.library.register_fake("hybridgen_native::selective_state_update", _update_fake)
+    native.register_fake("selective_scan", _scan_fake)
+    native.register_fake("selective_scan_backward", _scan_backward_fake)
+    native.register_fake("selective_state_update", _update_fake)
+    native.register_no_gradient("selective_scan_backward", native.TWICE_NOWHERE)
+    native.register_in_place("selective_state_update", written=0)
     torch.library.register_autograd("hybridgen_native::selective_scan", _backward, setup_context=_save)

@@ -4,7 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hybridgen.ops import native
 from hybridgen.ops.gated_activation import gated_activation
+from hybridgen.ops.selective_scan.reference import selective_scan_reference
 from hybridgen.ops.selective_scan.registration import selective_scan_op
 
 
@@ -39,6 +41,14 @@ def selective_scan_plain(
     """`selective_scan` for any shape, dtype and device."""
     dtype = compute_dtype(u)
     tensors = (u, dt, A, B, C, D, dt_bias, initial_state)
+    if native.transformed():
+        # The operator has no forward-mode derivative and does not work under torch.func; this is of PyTorch's own.
+        u_wide, dt, A, B, C = (tensor.to(dtype) for tensor in (u, dt, A, B, C))
+        D, z, dt_bias, initial_state = (None if t is None else t.to(dtype) for t in (D, z, dt_bias, initial_state))
+        y, final_state = selective_scan_reference(
+            u_wide, dt, A, B, C, D, z, dt_bias, gate_activation, initial_state, resets
+        )
+        return y.to(u.dtype), final_state
     keep_states = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     y, final_state, _ = selective_scan_op(u, dt, A.to(dtype), B, C, D, dt_bias, initial_state, resets, keep_states)
     if z is not None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hybridgen.ops.ssd.state_passing import state_passing
+from hybridgen.ops.ssd.state_passing import carried_states
 
 _LONGEST_CHUNK = 64
 _BLOCK = 512
@@ -115,7 +115,7 @@ def _scan_chunks(
 
     added = torch.matmul(B.mT, _rows(increments * to_end.exp()[..., None])).unflatten(4, (H // G, P))
     survives = from_start.exp()
-    states = state_passing(added, survives[:, :, -1], state)
+    states = carried_states(added, survives[:, :, -1], state)
     carried = torch.matmul(C, states[:, :-1].flatten(4)).unflatten(4, (H // G, P)).transpose(2, 3)
     y = torch.addcmul(y, carried, survives[..., None])
     return _unchunk(y, T).flatten(2, 3), states[:, -1]

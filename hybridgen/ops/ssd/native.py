@@ -20,6 +20,10 @@ SEGMENT = 64
 
 def scan_refusal(x: Tensor, dt: Tensor, B: Tensor, C: Tensor) -> str | None:
     """Why `hybridgen_native.ssd_scan` cannot do this call, or None if it can."""
+    return _dtype_refusal(x, dt, B, C) or native.refusal(x, dt, B, C)
+
+
+def _dtype_refusal(x: Tensor, dt: Tensor, B: Tensor, C: Tensor) -> str | None:
     if x.dtype not in _DTYPES or {x.dtype, B.dtype, C.dtype} != {x.dtype} or dt.dtype not in _DTYPES:
         names = ", ".join(sorted({str(t.dtype) for t in (x, dt, B, C)}))
         return f"it needs x, B and C in one of float32, float64, bfloat16 and float16, but was given {names}"
@@ -30,11 +34,11 @@ def update_refusal(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C
     """Why `hybridgen_native.ssd_update` cannot do this call, or None if it can."""
     if state.dtype != compute_dtype(x):
         return f"the state of {x.dtype} inputs must be {compute_dtype(x)}, but is {state.dtype}"
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (state, x, dt, A, B, C, *more)):
+    if native.needs_grad(state, x, dt, A, B, C, *more):
         return "it has no gradient; call it under torch.no_grad()"
     if state.shape[3] > 1 and state.stride(3) != 1:
         return f"the last dimension of its state must be dense, but has stride {state.stride(3)}"
-    return scan_refusal(x, dt, B, C)
+    return _dtype_refusal(x, dt, B, C) or native.refusal()
 
 
 def _limits(dt_limit: tuple[float, float | None]) -> tuple[float, float]:
@@ -56,18 +60,10 @@ def ssd_scan_native(
 ) -> tuple[Tensor, Tensor]:
     """`ssd_scan` through the extension, which chooses its own chunks."""
     dtype = compute_dtype(x)
-    A = A.to(dtype)
-    D, dt_bias, initial_state = (None if t is None else t.to(dtype) for t in (D, dt_bias, initial_state))
-    arguments = (x, dt, A, B, C, D, dt_bias, *_limits(dt_limit), initial_state, resets)
-    tensors = (x, dt, A, B, C, D, dt_bias, initial_state)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        y, final_state, _ = native.OPS.ssd_scan(*arguments, True)
-    elif torch.compiler.is_compiling():
-        y, final_state, _ = native.OPS.ssd_scan(*arguments, False)
-    else:
-        # The autograd wrapper, which has nothing to record here, costs more than a small scan.
-        with torch._C._AutoDispatchBelowAutograd():
-            y, final_state, _ = native.OPS.ssd_scan(*arguments, False)
+    A_wide, D, dt_bias, initial_state = (native.in_dtype(t, dtype) for t in (A, D, dt_bias, initial_state))
+    arguments = (x, dt, A_wide, B, C, D, dt_bias, *_limits(dt_limit), initial_state, resets)
+    recorded = native.needs_grad(x, dt, A, B, C, D, dt_bias, initial_state)
+    y, final_state, _ = native.call(native.OPS.ssd_scan, (*arguments, recorded), recorded)
     return y, final_state
 
 
@@ -83,9 +79,9 @@ def ssd_update_native(
     dt_limit: tuple[float, float | None],
 ) -> Tensor:
     """`ssd_update` through the extension."""
-    A = A.to(state.dtype)
-    D, dt_bias = (None if t is None else t.to(state.dtype) for t in (D, dt_bias))
-    y: Tensor = native.OPS.ssd_update(state, x, dt, A, B, C, D, dt_bias, *_limits(dt_limit))
+    A_wide, D, dt_bias = (native.in_dtype(t, state.dtype) for t in (A, D, dt_bias))
+    arguments = (state, x, dt, A_wide, B, C, D, dt_bias, *_limits(dt_limit))
+    y: Tensor = native.call_in_place(native.OPS.ssd_update, arguments, state)
     return y
 
 
@@ -122,7 +118,7 @@ def _backward_fake(
     resets: Tensor | None,
     kept: Tensor,
     dy: Tensor,
-    dfinal: Tensor,
+    dfinal: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch, _, H, P = x.shape
     return (
@@ -156,13 +152,19 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
     ctx.save_for_backward(*tensors, initial_state, resets, output[2])
     ctx.limits = (dt_min, dt_max)
     ctx.mark_non_differentiable(output[2])
+    ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, dy: Tensor, dfinal: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, dy: Tensor | None, dfinal: Tensor | None, _kept: None) -> tuple[Tensor | None, ...]:
     *tensors, initial_state, resets, kept = ctx.saved_tensors
     dt, D, dt_bias = tensors[1], tensors[5], tensors[6]
-    gradients = native.OPS.ssd_scan_backward(*tensors, *ctx.limits, initial_state, resets, kept, dy, dfinal)
-    dx, ddt, dA, dB, dC, dD, dinitial = gradients
+    if dy is None:
+        dy = torch.zeros_like(tensors[0])
+    dx, ddt, dA, dB, dC, dD, dinitial = native.call(
+        native.OPS.ssd_scan_backward,
+        (*tensors, *ctx.limits, initial_state, resets, kept, dy, dfinal),
+        native.needs_grad(*tensors, initial_state, dy, dfinal),
+    )
     return (
         dx,
         ddt.to(dt.dtype),
@@ -180,7 +182,9 @@ def _backward(ctx: Any, dy: Tensor, dfinal: Tensor, _: Tensor) -> tuple[Tensor |
 
 
 if native.LOADED:
-    torch.library.register_fake("hybridgen_native::ssd_scan")(_scan_fake)
-    torch.library.register_fake("hybridgen_native::ssd_scan_backward")(_backward_fake)
-    torch.library.register_fake("hybridgen_native::ssd_update")(_update_fake)
+    native.register_fake("ssd_scan", _scan_fake)
+    native.register_fake("ssd_scan_backward", _backward_fake)
+    native.register_fake("ssd_update", _update_fake)
+    native.register_no_gradient("ssd_scan_backward", native.TWICE_NOWHERE)
+    native.register_in_place("ssd_update", written=0)
     torch.library.register_autograd("hybridgen_native::ssd_scan", _backward, setup_context=_save)

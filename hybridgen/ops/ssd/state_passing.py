@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hybridgen.ops import native
+
 
 @torch.library.custom_op("hybridgen::ssd_state_passing", mutates_args=())
 def state_passing(increments: Tensor, keep: Tensor, initial_state: Tensor) -> Tensor:
@@ -66,3 +68,14 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 state_passing.register_autograd(_backward, setup_context=_save)
+
+
+def carried_states(increments: Tensor, keep: Tensor, initial_state: Tensor) -> Tensor:
+    """`state_passing`, also where its operator has no derivative: in forward mode and under torch.func."""
+    if not native.transformed():
+        result: Tensor = state_passing(increments, keep, initial_state)
+        return result
+    states = [initial_state]
+    for c in range(increments.shape[1]):
+        states.append(torch.addcmul(increments[:, c], keep[:, c, :, None, :, None], states[-1]))
+    return torch.stack(states, 1)
