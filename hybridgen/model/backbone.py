@@ -27,7 +27,8 @@ class Backbone(nn.Module):
             rows = spec.input.padded_vocab_size()
             self.embedding = Embedding(rows, stack.d_model, stack.init.initializer_range)
             self.embed_scale = spec.input.embed_scale
-        self.layers = nn.ModuleList(Block(layer, stack) for layer in stack.layers)
+        count = len(stack.layers)
+        self.layers = nn.ModuleList(Block(layer, stack, index == count) for index, layer in enumerate(stack.layers, 1))
         has_bias = True if stack.norm.final_bias else None
         self.norm_f = Norm(stack.norm, stack.d_model, bias=has_bias)
         if stack.init.rescale_prenorm_residual:

@@ -16,24 +16,28 @@ from hybridgen.spec.model import BackboneSpec, LayerSpec
 class Block(nn.Module):
     """`x += f(norm(x))` for the mixer and for the MLP, with the norm before (pre), behind (post) or on both sides.
 
+    With residual placement it is `x = norm(x + f(x))`; there the last norm of the last layer is the stack's `norm_f`.
+
     As in mamba-ssm the last branch of a layer is handed on unadded beside the stream, so that the sum meets the next
     norm in float32 before it is rounded to the stream's dtype.
     """
 
-    def __init__(self, spec: LayerSpec, backbone: BackboneSpec) -> None:
+    def __init__(self, spec: LayerSpec, backbone: BackboneSpec, is_last: bool) -> None:
         super().__init__()
         placement, d_model = backbone.norm_placement, backbone.d_model
+        self.norms_sum = placement == "residual"
         self.mixer = None if spec.mixer is None else make_mixer(spec.mixer, d_model, backbone.norm)
         self.mlp = None if spec.mlp is None else Mlp(spec.mlp, d_model)
 
         def norm(wanted: bool) -> Norm | None:
             return Norm(backbone.norm, d_model) if wanted else None
 
-        before, behind = placement != "post", placement != "pre"
+        before, behind = placement in ("pre", "sandwich"), placement != "pre"
+        ends = self.norms_sum and is_last
         self.norm = norm(before and self.mixer is not None)
-        self.post_norm = norm(behind and self.mixer is not None)
+        self.post_norm = norm(behind and self.mixer is not None and not (ends and self.mlp is None))
         self.norm2 = norm(before and self.mlp is not None)
-        self.post_norm2 = norm(behind and self.mlp is not None)
+        self.post_norm2 = norm(behind and self.mlp is not None and not ends)
 
     def forward(
         self,
@@ -56,15 +60,20 @@ class Block(nn.Module):
         """
         if self.mixer is not None:
             x, residual = _enter(self.norm, branch, residual, residual_dtype)
-            branch = _leave(self.post_norm, self._mix(self.mixer, x, state, span))
+            branch, residual = self._leave(self.post_norm, self._mix(self.mixer, x, state, span), residual)
         if self.mlp is not None:
             x, residual = _enter(self.norm2, branch, residual, residual_dtype)
-            branch = _leave(self.post_norm2, self.mlp(x))
+            branch, residual = self._leave(self.post_norm2, self.mlp(x), residual)
         return branch, residual
 
     def _mix(self, mixer: Mixer, x: Tensor, state: MixerState | None, span: Span) -> Tensor:
         mixed: Tensor = mixer(x, state, span)
         return mixed
+
+    def _leave(self, norm: Norm | None, branch: Tensor, residual: Tensor) -> tuple[Tensor, Tensor | None]:
+        if norm is None:
+            return branch, residual
+        return (norm(branch, residual), None) if self.norms_sum else (norm(branch), residual)
 
 
 def _enter(
@@ -75,8 +84,3 @@ def _enter(
         return both
     total = added(branch, residual)
     return total.to(branch.dtype), total.to(residual_dtype)
-
-
-def _leave(norm: Norm | None, branch: Tensor) -> Tensor:
-    left: Tensor = branch if norm is None else norm(branch)
-    return left
