@@ -18,7 +18,7 @@ def import_model(
     max_shard_size: MaxShardSize = "5GB",
     overwrite: Overwrite = False,
 ) -> None:
-    """Import a directory of mamba-ssm or Zonos: its configuration and its weights."""
+    """Import a directory of mamba-ssm, x-transformers or Zonos: its configuration and its weights."""
     from hybridgen.interop.directory import UPSTREAM_OTHER, import_directory
 
     check_replaceable(output, overwrite)

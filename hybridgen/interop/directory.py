@@ -17,7 +17,7 @@ from torch import Tensor
 from hybridgen.atomic import replaced_directory, settled
 from hybridgen.checkpoint import load, model_weights, write_checkpoint
 from hybridgen.errors import CheckpointError, HybridgenError, SpecError
-from hybridgen.interop import mamba_ssm, zonos
+from hybridgen.interop import mamba_ssm, x_transformers, zonos
 from hybridgen.interop.upstream_weights import PICKLED, read_weights, without_aliases, write_pickled
 from hybridgen.model.model import HybridModel
 from hybridgen.spec import ModelSpec
@@ -33,7 +33,7 @@ from hybridgen.weight_files import (
     write_safetensors,
 )
 
-SYSTEMS: dict[str, ModuleType] = {"mamba_ssm": mamba_ssm, "zonos": zonos}
+SYSTEMS: dict[str, ModuleType] = {"mamba_ssm": mamba_ssm, "x_transformers": x_transformers, "zonos": zonos}
 CONFIG = "config.json"
 UPSTREAM_CONFIG = "upstream_config.json"
 UPSTREAM_OTHER = "upstream_other.safetensors"
@@ -51,7 +51,7 @@ class Transfer:
     """What an import or an export did.
 
     Attributes:
-        system: `mamba_ssm` or `zonos`.
+        system: `mamba_ssm`, `x_transformers` or `zonos`.
         directory: What was written.
         spec: The model's spec.
         parameters: Numbers in the model's weights, tied ones counted once.
@@ -85,6 +85,8 @@ def detect_system(directory: str | os.PathLike[str]) -> str:
         raise CheckpointError(
             f"{path}: is a Hugging Face directory ({kind}); what can be imported is {', '.join(SYSTEMS)}"
         )
+    if "attn_layers" in config:
+        return "x_transformers"
     if "backbone" in config or config.keys() & {"attn_mlp_d_intermediate", "norm_epsilon"}:
         return "zonos"
     if config.keys() & {"d_model", "embed_dim", "n_layer", "vocab_size"}:
@@ -103,7 +105,7 @@ def import_directory(
     Args:
         directory: Holds config.json and the weights (safetensors, or a pytorch_model.bin, which can run no code).
         out: The saved model; made if absent.
-        system: `mamba_ssm` or `zonos`; None finds out.
+        system: `mamba_ssm`, `x_transformers` or `zonos`; None finds out.
         max_shard_size: As in `hybridgen.save`.
 
     Raises:
@@ -138,7 +140,7 @@ def export_directory(model: HybridModel | str | os.PathLike[str], out: str | os.
     Args:
         model: A model, or the directory of a saved one; from an unchanged import, the original comes back whole.
         out: Made if absent; may hold no files of the names that are written.
-        system: `mamba_ssm` (weights in pytorch_model.bin) or `zonos` (weights in model.safetensors).
+        system: `mamba_ssm` (weights in pytorch_model.bin), `x_transformers` or `zonos` (in model.safetensors).
 
     Raises:
         CheckpointError: If the directory cannot be written, or the saved model cannot be read.

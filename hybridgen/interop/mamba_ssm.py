@@ -161,7 +161,7 @@ def _holds_one_mixer(spec: ModelSpec) -> bool:
         and len(layers) == 1
         and layers[0].mixer is not None
         and layers[0].mlp is None
-        and (norm.type, norm.unit_offset, norm.final_bias) == ("rms", False, False)
+        and (norm.type, norm.has_bias(), norm.unit_offset, norm.final_bias) == ("rms", False, False, False)
         and spec.backbone.norm_placement == "pre"
     )
 

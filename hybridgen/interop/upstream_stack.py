@@ -38,6 +38,8 @@ def upstream_stack(backbone: BackboneSpec, faults: list[str]) -> UpstreamStack:
         faults.append(f"backbone.norm_placement: {backbone.norm_placement!r}")
     if backbone.norm.unit_offset:
         faults.append("backbone.norm.unit_offset: true")
+    if backbone.norm.has_bias() != (backbone.norm.type == "layer"):
+        faults.append(f"backbone.norm.bias: {str(backbone.norm.has_bias()).lower()}")
     layers = list(enumerate(backbone.layers))
     empty = [index for index, layer in layers if layer.mixer is None]
     if empty:
@@ -74,6 +76,8 @@ def _width(mlp: MlpSpec | None, path: str, faults: list[str]) -> int:
     for name, required in (("gated", True), ("gate_activation", "silu"), ("bias", False)):
         if getattr(mlp, name) != required:
             faults.append(f"{path}.{name}: {getattr(mlp, name)!r}")
+    if mlp.has_out_bias() != mlp.bias:
+        faults.append(f"{path}.out_bias: {mlp.out_bias!r}")
     if mlp.hidden() % _MULTIPLE:
         faults.append(f"{path}: width {mlp.hidden()}, which is no multiple of {_MULTIPLE}")
     return mlp.d_intermediate if mlp.multiple_of == _MULTIPLE else mlp.hidden()

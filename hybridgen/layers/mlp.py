@@ -17,7 +17,7 @@ class Mlp(nn.Module):
         self.spec = spec
         hidden = spec.hidden()
         self.fc1 = Linear(d_model, 2 * hidden if spec.gated else hidden, bias=spec.bias)
-        self.fc2 = BranchOutput(hidden, d_model, bias=spec.bias)
+        self.fc2 = BranchOutput(hidden, d_model, bias=spec.has_out_bias())
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Transforms each token by itself."""

@@ -16,8 +16,8 @@ from hybridgen.spec.parts import NormSpec
 class Norm(nn.Module):
     """RMS norm `x / sqrt(mean(x^2) + eps) * w` or layer norm `(x - mean) / sqrt(var + eps) * w + b` over D channels.
 
-    Sources: arXiv 1910.07467, 1607.06450. With `unit_offset` the factor is `1 + w`. A bias on an RMS norm exists for
-    one case, the last norm of a Zonos backbone.
+    Sources: arXiv 1910.07467, 1607.06450. With `unit_offset` the factor is `1 + w`. `bias` overrules what the spec
+    says of it, for the last norm of a Zonos backbone.
     """
 
     def __init__(self, spec: NormSpec, dim: int, bias: bool | None = None) -> None:
@@ -25,7 +25,7 @@ class Norm(nn.Module):
         self.kind: NormKind = spec.type
         self.eps = spec.eps
         self.offset = 1.0 if spec.unit_offset else 0.0
-        has_bias = self.kind == "layer" if bias is None else bias
+        has_bias = spec.has_bias() if bias is None else bias
         self.weight = nn.Parameter(torch.empty(dim))
         self.bias = nn.Parameter(torch.empty(dim)) if has_bias else None
 

@@ -5,6 +5,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
+def rotary_frequencies(dim: int, base: float, device: torch.device | None = None) -> Float[Tensor, " half"]:
+    """Returns `base^(-2i/dim)` for i < dim/2, rounded to float32 step by step.
+
+    This is how other systems compute them, for models of any dtype; at positions in the thousands a last digit shows.
+    """
+    return 1.0 / (base ** (torch.arange(0, dim, 2, device=device).float() / dim))
+
+
 def rotary_table(
     positions: Int[Tensor, "R T"], dim: int, base: float, dtype: torch.dtype
 ) -> tuple[Float[Tensor, "R T half"], Float[Tensor, "R T half"]]:
@@ -16,8 +24,7 @@ def rotary_table(
         base: Base of the frequencies.
         dtype: float32, or float64 for models in float64.
     """
-    exponent = torch.arange(0, dim, 2, device=positions.device, dtype=dtype) / dim
-    angles = positions.to(dtype)[..., None] * (base**-exponent)
+    angles = positions.to(dtype)[..., None] * rotary_frequencies(dim, base, positions.device).to(dtype)
     return angles.cos(), angles.sin()
 
 

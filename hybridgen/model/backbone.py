@@ -37,7 +37,8 @@ class Backbone(nn.Module):
         # Where attention sees later tokens there is no state to read pieces with.
         causal = all(layer.mixer is None or getattr(layer.mixer, "causal", True) for layer in stack.layers)
         self.hands_on_scores = stack.residual_attn is not None and causal
-        self.layers = nn.ModuleList(Block(layer, stack) for layer in stack.layers)
+        count = len(stack.layers)
+        self.layers = nn.ModuleList(Block(layer, stack, index == count) for index, layer in enumerate(stack.layers, 1))
         has_bias = True if stack.norm.final_bias else None
         self.norm_f = Norm(stack.norm, stack.d_model, bias=has_bias)
         if stack.init.rescale_prenorm_residual:

@@ -18,13 +18,16 @@ from hybridgen.spec.model import BackboneSpec, LayerSpec
 class Block(nn.Module):
     """`x += f(norm(x))` for the mixer and for the MLP, with the norm before (pre), behind (post) or on both sides.
 
+    With residual placement it is `x = norm(x + f(x))`; there the last norm of the last layer is the stack's `norm_f`.
+
     As in mamba-ssm the last branch of a layer is handed on unadded beside the stream, so that the sum meets the next
     norm in float32 before it is rounded to the stream's dtype.
     """
 
-    def __init__(self, spec: LayerSpec, backbone: BackboneSpec) -> None:
+    def __init__(self, spec: LayerSpec, backbone: BackboneSpec, is_last: bool) -> None:
         super().__init__()
         placement, d_model = backbone.norm_placement, backbone.d_model
+        self.norms_sum = placement == "residual"
         self.mixer = None if spec.mixer is None else make_mixer(spec.mixer, backbone)
         self.mlp = None if spec.mlp is None else Mlp(spec.mlp, d_model)
         self.passes_scores = backbone.residual_attn is not None and backbone.residual_attn.cross_block
@@ -32,11 +35,12 @@ class Block(nn.Module):
         def norm(wanted: bool) -> Norm | None:
             return Norm(backbone.norm, d_model) if wanted else None
 
-        before, behind = placement != "post", placement != "pre"
+        before, behind = placement in ("pre", "sandwich"), placement != "pre"
+        ends = self.norms_sum and is_last
         self.norm = norm(before and self.mixer is not None)
-        self.post_norm = norm(behind and self.mixer is not None)
+        self.post_norm = norm(behind and self.mixer is not None and not (ends and self.mlp is None))
         self.norm2 = norm(before and self.mlp is not None)
-        self.post_norm2 = norm(behind and self.mlp is not None)
+        self.post_norm2 = norm(behind and self.mlp is not None and not ends)
 
     def forward(
         self,
@@ -62,10 +66,10 @@ class Block(nn.Module):
         if self.mixer is not None:
             x, residual = _enter(self.norm, branch, residual, residual_dtype)
             mixed, carry = self._mix(x, state, span, carry)
-            branch = _leave(self.post_norm, mixed)
+            branch, residual = self._leave(self.post_norm, mixed, residual)
         if self.mlp is not None:
             x, residual = _enter(self.norm2, branch, residual, residual_dtype)
-            branch = _leave(self.post_norm2, self.mlp(x))
+            branch, residual = self._leave(self.post_norm2, self.mlp(x), residual)
         return branch, residual, carry
 
     def _mix(
@@ -81,6 +85,11 @@ class Block(nn.Module):
         mixed: Tensor = self.mixer(x, state, span)
         return mixed, carry if self.passes_scores else None
 
+    def _leave(self, norm: Norm | None, branch: Tensor, residual: Tensor) -> tuple[Tensor, Tensor | None]:
+        if norm is None:
+            return branch, residual
+        return (norm(branch, residual), None) if self.norms_sum else (norm(branch), residual)
+
 
 def _enter(
     norm: Norm | None, branch: Tensor, residual: Tensor | None, residual_dtype: torch.dtype
@@ -90,8 +99,3 @@ def _enter(
         return both
     total = added(branch, residual)
     return total.to(branch.dtype), total.to(residual_dtype)
-
-
-def _leave(norm: Norm | None, branch: Tensor) -> Tensor:
-    left: Tensor = branch if norm is None else norm(branch)
-    return left

@@ -22,12 +22,18 @@ class MlpSpec(Spec):
     """Activation of the gate, or of the hidden layer when not gated."""
     bias: bool = False
     """Whether fc1 and fc2 have biases."""
+    out_bias: bool | None = None
+    """Whether fc2 has one, where that differs; null is as `bias` says."""
     multiple_of: PositiveInt = 128
     """The hidden width is rounded up to a multiple of this."""
 
     def hidden(self) -> int:
         """Hidden width after rounding."""
         return -(-self.d_intermediate // self.multiple_of) * self.multiple_of
+
+    def has_out_bias(self) -> bool:
+        """Whether fc2 has a bias, the default worked out."""
+        return self.bias if self.out_bias is None else self.out_bias
 
 
 class NormSpec(Spec):
@@ -38,12 +44,18 @@ class NormSpec(Spec):
 
     type: Literal["rms", "layer"] = "rms"
     """RMS norm (a weight) or layer norm (a weight and a bias)."""
+    bias: bool | None = None
+    """Whether the norms have a bias; null is what the type has: layer norms one, RMS norms none."""
     eps: PositiveFloat = 1e-5
     """Added to the mean square (or variance) before the root."""
     unit_offset: bool = False
     """Whether the weight is stored as w and applied as 1 + w (Gemma)."""
     final_bias: bool = False
     """Whether the last norm of an rms stack has a bias, as in Zonos backbones built with rms_norm."""
+
+    def has_bias(self) -> bool:
+        """Whether the norms have a bias, the default worked out; `final_bias` is apart."""
+        return self.type == "layer" if self.bias is None else self.bias
 
 
 class InitSpec(Spec):
@@ -73,7 +85,7 @@ class ResidualAttnSpec(Spec):
 NAME_PATTERN = r"^[A-Za-z0-9._-]+$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=200)]
 LayerCount = Annotated[int, Field(ge=1, le=10_000)]
-NormPlacement = Literal["pre", "post", "sandwich"]
+NormPlacement = Literal["pre", "post", "sandwich", "residual"]
 
 
 class StackSettings(Spec):
@@ -84,7 +96,8 @@ class StackSettings(Spec):
     norm: NormSpec = NormSpec()
     """Norm of every branch and of the end of the stack."""
     norm_placement: NormPlacement = "pre"
-    """Norm before each branch (pre), on each branch's output (post, as OLMo 2), or both (sandwich)."""
+    """Norm before each branch (pre), on each branch's output (post, as OLMo 2), both (sandwich), or on the residual sum
+    after each branch (residual, as the first transformers; the last of them is the norm at the end of the stack)."""
     residual_in_fp32: bool = True
     """Whether the residual stream is kept in float32 when the weights are in a smaller type."""
     residual_attn: ResidualAttnSpec | None = None

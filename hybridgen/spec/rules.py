@@ -73,11 +73,15 @@ def check_causality(mixer: Checked[Any], node: Node, head: Checked[Any], report:
 
 def check_norm(norm: Checked[NormSpec], node: Node, report: Report) -> None:
     """Reports the rules between the fields of the norm."""
-    if norm.spec is None or not norm.faulty.isdisjoint(("type", "final_bias")):
+    if norm.spec is None or not norm.faulty.isdisjoint(("type", "bias", "final_bias")) or not norm.spec.final_bias:
         return
-    if norm.spec.final_bias and norm.spec.type != "rms":
+    if norm.spec.type != "rms":
         message = f"final_bias is for norms of type 'rms'; given type '{norm.spec.type}', whose norms all have a bias"
+        if norm.spec.bias is False:
+            message = f"final_bias is for norms of type 'rms'; given type '{norm.spec.type}'"
         report.add(node.place_of(("final_bias",)), message, "remove it")
+    elif norm.spec.bias:
+        report.add(node.place_of(("final_bias",)), "bias: true gives all norms a bias, the last one too", "remove it")
 
 
 def check_chain(mixers: Iterable[tuple[Checked[Any], Node]], node: Node, report: Report) -> None:

@@ -1,12 +1,15 @@
 """`hybridgen export` and `hybridgen import`."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import hybridgen as hg
 from tests.cli.conftest import TINY, Program
+from tests.helpers.golden import load_case
 
 BACKBONE = ("input=hidden", "head=none", "backbone.norm={type: layer}", "+backbone.residual_in_fp32=false")
 
@@ -28,6 +31,32 @@ def test_weights_survive_the_round_trip(
     first, second = hg.load(ours).state_dict(), hg.load(back).state_dict()
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_x_transformers_directory_is_imported_and_exported(hybridgen: Program, tmp_path: Path) -> None:
+    case = load_case("x_transformers/sel_gqa2")
+    source, ours, back = tmp_path / "source", tmp_path / "ours", tmp_path / "back"
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps(case.config))
+    save_file(case.parameters, source / "model.safetensors")
+    imported = hybridgen("import", source, "-o", ours)
+    assert (imported.status, imported.err) == (0, "")
+    assert "from x_transformers" in imported.out
+    exported = hybridgen("export", ours, "--to", "x_transformers", "-o", back)
+    assert (exported.status, exported.err) == (0, "")
+    assert (back / "config.json").read_bytes() == (source / "config.json").read_bytes()
+    found = load_file(back / "model.safetensors")
+    assert found.keys() == case.parameters.keys()
+    assert all(torch.equal(found[name], value) for name, value in case.parameters.items())
+
+
+def test_residual_attention_of_x_transformers_is_refused(hybridgen: Program, tmp_path: Path) -> None:
+    layers = {"dim": 8, "depth": 1, "rotary_pos_emb": True, "residual_attn": True}
+    (tmp_path / "config.json").write_text(json.dumps({"num_tokens": 9, "max_seq_len": 4, "attn_layers": layers}))
+    save_file({"x": torch.ones(1)}, tmp_path / "model.safetensors")
+    result = hybridgen("import", tmp_path, "-o", tmp_path / "out")
+    assert (result.status, result.out) == (2, "")
+    assert "attn_layers.residual_attn: true" in result.err
 
 
 def test_what_the_other_system_lacks_is_refused(hybridgen: Program, tmp_path: Path) -> None:

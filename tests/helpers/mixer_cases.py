@@ -89,7 +89,7 @@ STACK_CASES: dict[str, dict[str, Any]] = {
             "norm_placement": placement,
         }
     }
-    for placement, norm in (("pre", "rms"), ("post", "layer"), ("sandwich", "rms"))
+    for placement, norm in (("pre", "rms"), ("post", "layer"), ("sandwich", "rms"), ("residual", "layer"))
 }
 
 _RESIDUAL_BLOCKS: dict[str, Any] = {

@@ -38,9 +38,10 @@ def _conv(rows: list[Tensor], weight: Tensor, bias: Tensor | None) -> list[Tenso
 
 def _rotate(head: Tensor, position: int, dim: int, base: float, interleaved: bool) -> Tensor:
     out = list(head.unbind())
+    frequencies = (1 / base ** (torch.arange(0, dim, 2).float() / dim)).tolist()  # float32, as everybody has them
     for i in range(dim // 2):
         a, b = (2 * i, 2 * i + 1) if interleaved else (i, i + dim // 2)
-        angle = position * base ** (-2 * i / dim)
+        angle = position * frequencies[i]
         out[a] = head[a] * math.cos(angle) - head[b] * math.sin(angle)
         out[b] = head[b] * math.cos(angle) + head[a] * math.sin(angle)
     return torch.stack(out)

@@ -143,6 +143,32 @@ def test_built_model_is_exported_and_imported(tmp_path):
     assert same(hg.load(tmp_path / "mamba_model"), case.model())
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("x_transformers")])
+def test_x_transformers_directory_comes_back_byte_by_byte(tmp_path, name):
+    case = load_case(name)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/config.json").write_text(json.dumps(case.config))
+    save_file(case.parameters, tmp_path / "in/model.safetensors")
+    done = import_directory(tmp_path / "in", tmp_path / "model")
+    assert (done.system, done.other) == ("x_transformers", ())
+    assert same(hg.load(tmp_path / "model", verify=True), case.model())
+    export_directory(tmp_path / "model", tmp_path / "back", "x_transformers")
+    assert (tmp_path / "back/config.json").read_bytes() == (tmp_path / "in/config.json").read_bytes()
+    back = load_file(tmp_path / "back/model.safetensors")
+    assert back.keys() == case.parameters.keys()
+    assert all(torch.equal(back[key], value) for key, value in case.parameters.items())
+    export_directory(case.model(), tmp_path / "built", "x_transformers")
+    import_directory(tmp_path / "built", tmp_path / "again")
+    assert same(hg.load(tmp_path / "again"), case.model())
+
+
+def test_faults_of_x_transformers_arguments_name_the_file(tmp_path):
+    config = {"num_tokens": 9, "max_seq_len": 4, "attn_layers": {"dim": 8, "depht": 1}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(hg.SpecError, match=r"config.json: attn_layers.depht: .*closest is 'depth'"):
+        import_directory(tmp_path, tmp_path / "out")
+
+
 def test_import_keeps_smaller_types(tmp_path):
     case = load_case("zonos/zonos_hybrid")
     (tmp_path / "in").mkdir()
@@ -172,7 +198,7 @@ def test_directories_that_hold_something_are_not_overwritten(tmp_path):
     [
         ({"format": "hybridgen"}, "is a model saved by hybridgen already"),
         ({"model_type": "mamba", "d_model": 8}, r"is a Hugging Face directory \(mamba\)"),
-        ({"hello": 1}, "is the configuration of none of mamba_ssm, zonos"),
+        ({"hello": 1}, "is the configuration of none of mamba_ssm, x_transformers, zonos"),
     ],
 )
 def test_other_directories_are_told_apart(tmp_path, config, words):
@@ -183,6 +209,7 @@ def test_other_directories_are_told_apart(tmp_path, config, words):
 
 def test_systems_are_detected(tmp_path):
     configs = {"mamba_ssm": [{"d_model": 8}, {"vocab_size": 8}, {"embed_dim": 8, "num_heads": 2}],
+               "x_transformers": [{"attn_layers": {}}, {"num_tokens": 3, "attn_layers": {"dim": 8}}],
                "zonos": [{"backbone": {}}, {"d_model": 8, "norm_epsilon": 1e-5}]}  # fmt: skip
     for system, examples in configs.items():
         for config in examples:
@@ -190,7 +217,7 @@ def test_systems_are_detected(tmp_path):
             assert detect_system(tmp_path) == system
     with pytest.raises(hg.CheckpointError, match="there is no such directory"):
         detect_system(tmp_path / "no")
-    with pytest.raises(hg.HybridgenError, match="must be one of mamba_ssm, zonos; given 'x'"):
+    with pytest.raises(hg.HybridgenError, match="must be one of mamba_ssm, x_transformers, zonos; given 'x'"):
         import_directory(tmp_path, tmp_path / "out", system="x")
 
 

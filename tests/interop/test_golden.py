@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hybridgen.errors import CheckpointError
-from tests.helpers.golden import ATOL, GRADIENT_RTOL, NAMES, load_case, run, run_prefill_and_steps
+from tests.helpers.golden import NAMES, load_case, run, run_prefill_and_steps
 
 WITH_GRADIENTS = [name for name in NAMES if load_case(name).gradients]
 
@@ -12,8 +12,8 @@ BACKENDS = pytest.mark.usefixtures("each_backend")
 
 
 def test_all_cases_are_here():
-    assert len(NAMES) == 9
-    assert len(WITH_GRADIENTS) == 8
+    assert len(NAMES) == 13
+    assert len(WITH_GRADIENTS) == 12
 
 
 @BACKENDS
@@ -21,7 +21,7 @@ def test_all_cases_are_here():
 def test_output_matches(name):
     case = load_case(name)
     with torch.no_grad():
-        torch.testing.assert_close(run(case, case.model(), case.input), case.output, rtol=0, atol=ATOL)
+        torch.testing.assert_close(run(case, case.model(), case.input), case.output, rtol=0, atol=case.atol)
 
 
 @BACKENDS
@@ -30,7 +30,7 @@ def test_prefill_and_steps_match(name):
     case = load_case(name)
     with torch.no_grad():
         output = run_prefill_and_steps(case, case.model())
-    torch.testing.assert_close(output, case.output_prefill_step, rtol=0, atol=ATOL)
+    torch.testing.assert_close(output, case.output_prefill_step, rtol=0, atol=case.atol)
 
 
 @BACKENDS
@@ -48,7 +48,7 @@ def test_gradients_match(name):
     for key, expected in case.gradients.items():
         grad = x.grad if key == "input" else found[key]
         scale = expected.abs().max()
-        assert (grad - expected).abs().max() <= GRADIENT_RTOL * scale, key
+        assert (grad - expected).abs().max() <= case.gradient_rtol * scale, key
 
 
 def _absent(model, grads):
@@ -71,7 +71,8 @@ def test_config_comes_back(name):
     spec = case.spec()
     config = case.system.upstream_config(spec)
     assert type(spec).model_validate(case.system.spec_document(config)) == spec
-    explicit = {key: value for key, value in case.config.items() if key in config}
+    # The length that x-transformers is told is in none of our specs.
+    explicit = {key: value for key, value in case.config.items() if key in config and key != "max_seq_len"}
     assert explicit == {key: config[key] for key in explicit}
 
 
@@ -114,4 +115,4 @@ def test_swapped_keys_are_refused_or_show(name):
             continue
         with torch.no_grad():
             difference = (run(case, case.model(exchanged), case.input) - case.output).abs().max()
-        assert difference > 10 * ATOL, (a, b)
+        assert difference > 10 * case.atol, (a, b)

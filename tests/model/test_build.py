@@ -152,6 +152,39 @@ def test_residual_in_fp32_keeps_small_contributions():
     assert errors[True] < 0.7 * errors[False]
 
 
+@pytest.mark.parametrize("kind", ["rms", "layer"])
+@pytest.mark.parametrize("bias", [True, False, None])
+def test_norms_have_a_bias_if_told_to(kind, bias):
+    backbone = build({"backbone": {**TOKENS["backbone"], "norm": {"type": kind, "bias": bias}}}).backbone
+    has_bias = kind == "layer" if bias is None else bias
+    assert {norm.bias is not None for norm in (backbone.norm_f, backbone.layers[0].norm)} == {has_bias}
+    assert backbone(torch.randn(1, 4, 64)).isfinite().all()
+
+
+@pytest.mark.parametrize(("bias", "out_bias"), [(True, False), (False, True), (True, None), (False, None)])
+def test_the_last_map_of_an_mlp_can_differ_in_its_bias(bias, out_bias):
+    mlp = {"d_intermediate": 32, "bias": bias, "out_bias": out_bias}
+    layer = build({"backbone": {"d_model": 16, "blocks": {"f": {"mlp": mlp}}, "pattern": "f"}}).backbone.layers[0]
+    assert (layer.mlp.fc1.bias is not None) is bias
+    assert (layer.mlp.fc2.bias is not None) is (bias if out_bias is None else out_bias)
+
+
+def test_norms_on_the_residual_sum():
+    """`x = norm(x + f(x))` for each branch; the last norm is that of the stack."""
+    blocks = {"a": {"mixer": {"type": "attention", "num_heads": 2}, "mlp": {"d_intermediate": 32}}}
+    stack = {"d_model": 16, "blocks": blocks, "pattern": "a a", "norm_placement": "residual"}
+    backbone = build({"backbone": stack}, dtype="float64").backbone
+    assert backbone.layers[1].post_norm2 is None
+    x = torch.randn(2, 5, 16, dtype=torch.float64)
+    expected = x
+    for layer in backbone.layers:
+        assert layer.norm is None
+        assert layer.norm2 is None
+        expected = layer.post_norm(expected + layer.mixer(expected))
+        expected = (layer.post_norm2 or backbone.norm_f)(expected + layer.mlp(expected))
+    torch.testing.assert_close(backbone(x), expected)
+
+
 def test_zonos_final_norm_is_rms_with_a_bias():
     document = {"backbone": {**TOKENS["backbone"], "norm": {"type": "rms", "final_bias": True}}}
     backbone = build(document).backbone

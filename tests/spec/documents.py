@@ -181,7 +181,7 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
     backbone |= draw(
         optional(
             norm=optional(type=st.sampled_from(["rms", "layer"]), eps=positive, unit_offset=flags),
-            norm_placement=st.sampled_from(["pre", "post", "sandwich"]),
+            norm_placement=st.sampled_from(["pre", "post", "sandwich", "residual"]),
             residual_in_fp32=flags,
             init=optional(initializer_range=positive, rescale_prenorm_residual=flags),
         )

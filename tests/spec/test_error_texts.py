@@ -126,11 +126,11 @@ def test_faults_of_overrides_come_last_under_their_own_names():
         ),
         (
             {"norm_placement": "sandwixh"},
-            "backbone.norm_placement: must be one of pre, post, sandwich; given 'sandwixh'; closest is 'sandwich'",
+            "backbone.norm_placement: must be one of pre, post, sandwich, residual; given 'sandwixh'; closest is 'sandwich'",
         ),
         (
             {"norm_placement": 3},
-            "backbone.norm_placement: must be one of pre, post, sandwich; given 3; leave it out for the default, pre",
+            "backbone.norm_placement: must be one of pre, post, sandwich, residual; given 3; leave it out for the default, pre",
         ),
         (
             {"norm": "rms"},

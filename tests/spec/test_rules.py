@@ -50,6 +50,14 @@ ATTN = SHORT["backbone"]["attn"]
             "whose norms all have a bias; remove it",
         ),
         (
+            {"norm": {"type": "layer", "bias": False, "final_bias": True}},
+            "backbone.norm.final_bias: final_bias is for norms of type 'rms'; given type 'layer'; remove it",
+        ),
+        (
+            {"norm": {"bias": True, "final_bias": True}},
+            "backbone.norm.final_bias: bias: true gives all norms a bias, the last one too; remove it",
+        ),
+        (
             {"overrides": [{"layers": [3], "attn": {"num_heads": 7}}]},
             "backbone.overrides[0].attn.num_heads: num_heads_kv must divide num_heads = 7; given 2",
         ),
