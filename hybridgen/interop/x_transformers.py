@@ -66,6 +66,7 @@ def spec_document(upstream_config: Mapping[str, Any]) -> dict[str, Any]:
             "norm": {"type": norm, "bias": False, "eps": _EPS[norm], "unit_offset": stack.norm_add_unit_offset},
             "norm_placement": "sandwich" if stack.sandwich_norm else "pre" if stack.pre_norm else "residual",
             "residual_in_fp32": False,
+            "residual_attn": {"carry": "upstream"} if stack.residual_attn else None,
         },
         "head": head,
     }
@@ -133,6 +134,9 @@ def upstream_config(spec: ModelSpec) -> dict[str, Any]:
         stack["only_attn"] = True
     found = [_layer(index, layer, backbone.d_model, faults) for index, layer in enumerate(layers)]
     stack |= _shared([layer.mixer for layer in layers if isinstance(layer.mixer, AttentionSpec)], backbone, faults)
+    if backbone.residual_attn is not None:
+        stack["residual_attn"] = True
+        faults += _chain(backbone)
     refuse(list(dict.fromkeys(faults)), TITLE)
     for name, field in LayerFields.model_fields.items():
         values = [layer.get(name, field.default) for layer in found]
@@ -182,6 +186,22 @@ def _norms(backbone: BackboneSpec, faults: list[str]) -> dict[str, Any]:
         found["norm_add_unit_offset"] = False
     placements = {"sandwich": {"sandwich_norm": True}, "residual": {"pre_norm": False}}
     return found | placements.get(backbone.norm_placement, {})
+
+
+def _chain(backbone: BackboneSpec) -> list[str]:
+    """What is against residual attention in upstream's way."""
+    chain, faults = backbone.residual_attn, []
+    mixers = [layer.mixer for layer in backbone.layers if isinstance(layer.mixer, AttentionSpec)]
+    if chain is not None and chain.carry != "upstream":
+        faults.append(f"backbone.residual_attn.carry: {chain.carry!r} (it carries 'upstream')")
+    if chain is not None and chain.every is not None and chain.every < len(mixers):
+        faults.append(f"backbone.residual_attn.every: {chain.every}")
+    # Its heads stand in an order that depends on the number of key-value heads, and it fails with a sink.
+    if len({mixer.kv_heads() for mixer in mixers}) > 1:
+        faults.append("backbone.residual_attn: layers that differ in mixer.num_heads_kv")
+    if any(mixer.sink for mixer in mixers):
+        faults.append("backbone.residual_attn: layers with mixer.sink: True")
+    return faults
 
 
 def _layer(index: int, layer: LayerSpec, d_model: int, faults: list[str]) -> dict[str, Any]:

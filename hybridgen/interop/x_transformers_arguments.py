@@ -47,6 +47,7 @@ class StackFields(Spec):
     norm_add_unit_offset: bool = True
     pre_norm: bool = True
     sandwich_norm: bool = False
+    residual_attn: bool = False
     rotary_pos_emb: bool = False
     rotary_emb_dim: PositiveInt | None = None
     rotary_base_rescale_factor: PositiveFloat = 1.0
@@ -82,7 +83,6 @@ _NEUTRAL = frozenset(
     }
 )  # fmt: skip
 _REASONS = {
-    "residual_attn": "comes with residual_attn, which the attention layer does not have yet",
     "causal": "a Decoder is causal",
 }
 _WRAPPER_DEFAULTS: dict[str, Any] = {
@@ -106,7 +106,7 @@ _DECODER_DEFAULTS: dict[str, Any] = {
     "dynamic_pos_bias_norm": False, "rotary_xpos": False, "rotary_interpolation_factor": 1.0,
     "rotary_xpos_scale_base": 512, "rotate_num_heads": None, "polar_pos_emb": False,
     "polar_bias_uniform_init": False, "weight_tie_layers": False, "custom_layers": None,
-    "layers_execute_order": None, "sandwich_coef": None, "par_ratio": None, "residual_attn": False,
+    "layers_execute_order": None, "sandwich_coef": None, "par_ratio": None,
     "cross_residual_attn": False, "macaron": False, "pre_norm_has_final_norm": True,
     "pre_and_post_norm": False, "attn_aggregated_residuals": False, "attn_aggregated_residual_kwargs": {},
     "gate_residual": False, "orthog_residual": False, "mv_split_residual": False, "gated_multi_residual": False,

@@ -12,8 +12,8 @@ BACKENDS = pytest.mark.usefixtures("each_backend")
 
 
 def test_all_cases_are_here():
-    assert len(NAMES) == 13
-    assert len(WITH_GRADIENTS) == 12
+    assert len(NAMES) == 15
+    assert len(WITH_GRADIENTS) == 14
 
 
 @BACKENDS

@@ -123,7 +123,6 @@ def test_faulty_configs_are_worded(config, words):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (with_layers(residual_attn=True), r"attn_layers.residual_attn: true \(comes with residual_attn"),
         (with_layers(rotary_pos_emb=False), r"use_abs_pos_emb: true \(absolute positions"),
         (with_layers(disable_abs_pos_emb=False), r"use_abs_pos_emb: true \(absolute positions"),
         (with_layers(attn_qk_norm=True), "attn_layers.attn_qk_norm: true"),

@@ -72,6 +72,18 @@ OPTIONS = {
 }  # fmt: skip
 CASES = dict(OPTIONS)
 CASES |= {f"selective-{name}": {**SELECTIVE, **options} for name, options in OPTIONS.items()}
+# Upstream fails with residual attention and a sink. With several numbers of key-value heads, heads meet others.
+RESIDUAL = {"residual_attn": True}
+CHAINED = {
+    name: options
+    for name, options in OPTIONS.items()
+    if not options.get("attn_head_learned_sink") and name not in ("per-layer-heads", "everything")
+}
+CASES |= {f"residual-{name}": {**RESIDUAL, **options} for name, options in CHAINED.items()}
+CASES |= {
+    f"residual-selective-{name}": {**RESIDUAL, **SELECTIVE, **CHAINED[name]}
+    for name in ("plain", "gqa", "mqa", "per-layer-window", "softclamp", "gqa-window-softclamp", "postnorm", "padding")
+}
 CASES["selective-in-some-layers"] = {"attn_selective": [False, True, False]}
 CASES["selective-or-window"] = {"attn_selective": [True, False, True], "attn_max_attend_past": [None, 3, None]}
 # Upstream's fused kernels change no value.

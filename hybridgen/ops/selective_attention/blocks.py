@@ -258,10 +258,10 @@ def backward(
         logits = masked_logits(scores, kept[number][:, here], G)
         total = sums[:, :, rows, None]
         weights = (logits - total).exp()
-        dout = upcast(dy[:, :, rows])
-        dv[:, :, here] += gathered(weights, dout, v.shape[1])
-        inner = (dout * upcast(y[:, :, rows])).sum(dim=-1, keepdim=True)
-        dscores = weights * (product(dout, wide_v[:, :, here]) - inner)
+        dy_rows = upcast(dy[:, :, rows])
+        dv[:, :, here] += gathered(weights, dy_rows, v.shape[1])
+        inner = (dy_rows * upcast(y[:, :, rows])).sum(dim=-1, keepdim=True)
+        dscores = weights * (product(dy_rows, wide_v[:, :, here]) - inner)
         if sinks is not None and dsinks is not None:
             dsinks -= ((sinks.to(total.dtype).view(1, -1, 1, 1) - total).exp() * inner).sum(dim=(0, 2, 3))
         if G is not None:
