@@ -31,6 +31,7 @@ TITLES = {
     "MlpDocument": "MLP",
     "NormSpec": "Norm",
     "InitSpec": "Init",
+    "ResidualAttnSpec": "Residual attention",
     "HiddenInputSpec": "Input hidden",
     "TokensInputSpec": "Input tokens",
     "CodebooksInputSpec": "Input codebooks",

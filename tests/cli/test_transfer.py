@@ -50,13 +50,13 @@ def test_x_transformers_directory_is_imported_and_exported(hybridgen: Program, t
     assert all(torch.equal(found[name], value) for name, value in case.parameters.items())
 
 
-def test_residual_attention_of_x_transformers_is_refused(hybridgen: Program, tmp_path: Path) -> None:
-    layers = {"dim": 8, "depth": 1, "rotary_pos_emb": True, "residual_attn": True}
+def test_memory_tokens_of_x_transformers_are_refused(hybridgen: Program, tmp_path: Path) -> None:
+    layers = {"dim": 8, "depth": 1, "rotary_pos_emb": True, "attn_num_mem_kv": 2}
     (tmp_path / "config.json").write_text(json.dumps({"num_tokens": 9, "max_seq_len": 4, "attn_layers": layers}))
     save_file({"x": torch.ones(1)}, tmp_path / "model.safetensors")
     result = hybridgen("import", tmp_path, "-o", tmp_path / "out")
     assert (result.status, result.out) == (2, "")
-    assert "attn_layers.residual_attn: true" in result.err
+    assert "attn_layers.attn_num_mem_kv: 2" in result.err
 
 
 def test_what_the_other_system_lacks_is_refused(hybridgen: Program, tmp_path: Path) -> None:

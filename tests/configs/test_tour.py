@@ -56,7 +56,7 @@ def _mappings(document: Mapping[str, Any]) -> Iterator[tuple[type[BaseModel], Ma
         if key in document:
             yield TAGGED[key][document[key]["type"]], document[key]
     backbone = document.get("backbone", {})
-    for key, part in (("norm", parts.NormSpec), ("init", parts.InitSpec)):
+    for key, part in (("norm", parts.NormSpec), ("init", parts.InitSpec), ("residual_attn", parts.ResidualAttnSpec)):
         if key in backbone:
             yield part, backbone[key]
     for block in backbone.get("blocks", {}).values():
