@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._pytree import tree_map
 
 from hybridgen.errors import ShapeError
 from hybridgen.ops.selective_attention import selective_attention
@@ -160,11 +161,13 @@ def test_opcheck(name):
     order = ("sinks", "hidden", "starts")
     options = (
         SCALE, kwargs.get("selection_head", 0), kwargs.get("protect_bos", True), kwargs.get("window"),
-        kwargs.get("softcap"),
+        kwargs.get("softcap"), True,
     )  # fmt: skip
-    arguments = (*tensors, *(kwargs.get(key) for key in order), *options, True)
+    q, k, v = tensors
+    more_q, more_k = ((t.detach() * 2).requires_grad_() for t in (q, k))
+    arguments = ([q, more_q], [k, more_k], v, *(kwargs.get(key) for key in order), *options, True)
     torch.library.opcheck(selective_attention_op, arguments)
-    plain = [value.detach() if torch.is_tensor(value) else value for value in arguments]
+    plain = tree_map(lambda value: value.detach() if torch.is_tensor(value) else value, arguments)
     y, after, sums, kept = selective_attention_op(*plain)
     q, k, v, sinks, _, starts = plain[:6]
     backward = (q, k, v, sinks, starts, *options, y, sums, kept, torch.ones_like(y), torch.ones_like(after))

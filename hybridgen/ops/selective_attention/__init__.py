@@ -57,18 +57,19 @@ def selective_attention(
     """
     queries, keys = ([x] if isinstance(x, Tensor) else list(x) for x in (q, k))
     batch, H, T, _ = queries[0].shape
-    S = v.shape[2]
+    S = keys[0].shape[2]
     expected: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {
         "v": (v, (batch, v.shape[1], S, v.shape[3])),
         "hidden": (hidden, (batch, S - T)),
         "starts": (starts, (batch, T)),
         "sinks": (sinks, (H,)),
     }
-    for index, (one_q, one_k) in enumerate(zip(queries, keys, strict=True)):
-        expected[f"q[{index}]"] = (one_q, (batch, H, T, one_k.shape[3]))
-        expected[f"k[{index}]"] = (one_k, (batch, one_k.shape[1], S, one_k.shape[3]))
+    names = ["k"] if isinstance(k, Tensor) else [f"k[{index}]" for index in range(len(keys))]
+    for name, one_q, one_k in zip(names, queries, keys, strict=True):
+        expected[name.replace("k", "q")] = (one_q, (batch, H, T, one_q.shape[3]))
+        expected[name] = (one_k, (batch, one_k.shape[1], S, one_q.shape[3]))
     check_shapes("selective_attention", expected)
-    for name, tensor in (("v", v), *((f"k[{index}]", one) for index, one in enumerate(keys))):
+    for name, tensor in (("v", v), *zip(names, keys, strict=True)):
         if tensor.shape[1] < 1 or H % tensor.shape[1]:
             raise ShapeError(
                 f"selective_attention: {name} has {tensor.shape[1]} heads, which must divide the {H} heads of q"
