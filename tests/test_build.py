@@ -1,6 +1,7 @@
 """Building the package where things are missing: no compiler, no sources, a library of another version."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,18 @@ with warnings.catch_warnings(record=True) as caught:
 assert all(torch.equal(part, x) for part in y)
 print(*(warning.message for warning in caught), sep="\\n")
 """
+
+
+COMPILER = shlex.split(os.environ.get("CXX", "g++" if sys.platform.startswith("linux") else "c++"))[0]
+
+
+@pytest.mark.skipif(
+    os.environ.get("HYBRIDGEN_NATIVE") == "0" or shutil.which(COMPILER) is None,
+    reason="the extension was not wanted, or there is no compiler for it",
+)
+def test_the_extension_is_there():
+    """Tests of the extension skip themselves without it; this one fails where it should have been built."""
+    assert native.LOADED, native.missing("cpu")
 
 
 @pytest.fixture(scope="module")
