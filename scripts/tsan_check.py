@@ -64,6 +64,18 @@ def tokens() -> None:
     native.OPS.gated_activation_out(value, torch.randn(600, 256), native.activation_number("silu"), value)
 
 
+def mixers() -> None:
+    """One token through whole mixers, which run several operators behind one another."""
+    import hybridgen as hg
+
+    blocks = {kind: {"mixer": {"type": kind}} for kind in ("mamba1", "mamba2")}
+    backbone = {"d_model": 1024, "blocks": blocks, "pattern": "mamba1 mamba2"}
+    model = hg.build(hg.ModelSpec.model_validate({"backbone": backbone}))
+    state = model.init_state(4, 8)
+    for x in torch.randn(3, 4, 1, 1024):
+        model(x, state=state)
+
+
 def main() -> None:
     ctypes.CDLL(None).__tsan_init  # noqa: B018 - fails unless the sanitizer is there
     if sys.argv[1:2] == ["--race"]:
@@ -72,6 +84,7 @@ def main() -> None:
     torch.autograd.backward([output.sum() for output in sequences() if output.requires_grad])
     with torch.no_grad():
         tokens()
+        mixers()
     print("no data race was seen")
 
 

@@ -1,12 +1,12 @@
 """Selective attention: tokens hide earlier ones from the tokens after them (arXiv 2410.02703)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from hybridgen.errors import ShapeError
+from hybridgen.ops import native
 from hybridgen.ops.selective_attention.registration import selective_attention_op
 from hybridgen.ops.shapes import check_shapes
 
@@ -56,34 +56,45 @@ def selective_attention(
         ShapeError: The tensors do not fit each other, or there is no such head.
     """
     queries, keys = ([x] if isinstance(x, Tensor) else list(x) for x in (q, k))
+    names = ["k"] if isinstance(k, Tensor) else [f"k[{index}]" for index in range(len(keys))]
+    _check(queries, dict(zip(names, keys, strict=True)), v, hidden, starts, sinks)
+    H, T, S = queries[0].shape[1], queries[0].shape[2], keys[0].shape[2]
+    if not causal and (selection_head is not None or S != T or window is not None):
+        raise ShapeError("selective_attention: causal=False needs as many keys as queries, and no selection or window")
+    if selection_head is not None and not 0 <= selection_head < H:
+        raise ShapeError(f"selective_attention: selection_head must be 0 ... {H - 1}; given {selection_head}")
+    recorded = native.needs_grad(*queries, *keys, v, hidden, sinks)
+    y, F, _, _ = selective_attention_op(
+        queries, keys, v, sinks, hidden, starts, scale, selection_head, protect_bos, window, softcap, causal, recorded
+    )
+    return y, F
+
+
+def _check(
+    queries: Sequence[Tensor],
+    keys: Mapping[str, Tensor],
+    v: Tensor,
+    hidden: Tensor | None,
+    starts: Tensor | None,
+    sinks: Tensor | None,
+) -> None:
+    """Raises a ShapeError if the tensors do not fit each other."""
     batch, H, T, _ = queries[0].shape
-    S = keys[0].shape[2]
+    S = next(iter(keys.values())).shape[2]
     expected: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {
         "v": (v, (batch, v.shape[1], S, v.shape[3])),
         "hidden": (hidden, (batch, S - T)),
         "starts": (starts, (batch, T)),
         "sinks": (sinks, (H,)),
     }
-    names = ["k"] if isinstance(k, Tensor) else [f"k[{index}]" for index in range(len(keys))]
-    for name, one_q, one_k in zip(names, queries, keys, strict=True):
-        expected[name.replace("k", "q")] = (one_q, (batch, H, T, one_q.shape[3]))
-        expected[name] = (one_k, (batch, one_k.shape[1], S, one_q.shape[3]))
+    for (name, k), q in zip(keys.items(), queries, strict=True):
+        expected[name.replace("k", "q")] = (q, (batch, H, T, q.shape[3]))
+        expected[name] = (k, (batch, k.shape[1], S, q.shape[3]))
     check_shapes("selective_attention", expected)
-    for name, tensor in (("v", v), *zip(names, keys, strict=True)):
+    for name, tensor in (("v", v), *keys.items()):
         if tensor.shape[1] < 1 or H % tensor.shape[1]:
             raise ShapeError(
                 f"selective_attention: {name} has {tensor.shape[1]} heads, which must divide the {H} heads of q"
             )
     if S < T:
         raise ShapeError(f"selective_attention: there are {T} queries but {S} keys; every query needs a key of its own")
-    if not causal and (selection_head is not None or S != T or window is not None):
-        raise ShapeError("selective_attention: causal=False needs as many keys as queries, and no selection or window")
-    if selection_head is not None and not 0 <= selection_head < H:
-        raise ShapeError(f"selective_attention: selection_head must be 0 ... {H - 1}; given {selection_head}")
-    needs_grad = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (*queries, *keys, v, hidden, sinks)
-    )
-    y, F, _, _ = selective_attention_op(
-        queries, keys, v, sinks, hidden, starts, scale, selection_head, protect_bos, window, softcap, causal, needs_grad
-    )
-    return y, F
