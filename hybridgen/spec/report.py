@@ -59,6 +59,10 @@ class Report:
         """The paths at or below which there is a fault."""
         return {path[:depth] for path, _ in self._findings for depth in range(len(path) + 1)}
 
+    def blames(self, path: YamlPath) -> bool:
+        """Tells whether there is a fault at this very path."""
+        return any(found == path for found, _ in self._findings)
+
     def excuse(self, path: YamlPath) -> None:
         """Notes that the user did write what may be missing at a path, only misspelt: one fault is enough."""
         self._excused.add(path)

@@ -81,6 +81,9 @@ def unknown_key(
     if len(report) > _ADVISED_FAULTS:
         report.add(path, f"unknown field of {what}", key=True)
         return
+    # An override of layers of several kinds is read once for each kind; one fault is enough.
+    if report.blames(path):
+        return
     key = str(path[-1])
     meant = synonym(key)
     near = meant if meant in valid else nearest(key, valid, given)
