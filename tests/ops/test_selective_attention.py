@@ -26,9 +26,17 @@ OPTIONS = {
     "earlier-window": {"earlier": 7, "window": 5, "hidden": False},
     "everything": {
         "selection_head": 2, "protect_bos": False, "window": 5, "softcap": 2.0, "sinks": True, "starts": True,
-        "earlier": 6,
+        "earlier": 6, "slopes": True, "until": True, "choosers": True,
     },
+    "slopes": {"slopes": True},
+    "until": {"until": True, "earlier": 3},
+    "choosers": {"choosers": True, "softcap": 1.5, "starts": True},
+    "choosers-alone": {"choosers": True, "selection_head": None, "earlier": 4},
+    "row-alone": {"choosers": True, "selection_head": None, "over_time": False, "window": 6},
 }  # fmt: skip
+
+
+TENSORS = ("sinks", "hidden", "starts", "slopes", "until", "choosers")
 
 
 def make(T, options, H=4, K=2, P=6, V=None, batch=2, dtype=torch.float64, seed=0):
@@ -42,7 +50,7 @@ def make(T, options, H=4, K=2, P=6, V=None, batch=2, dtype=torch.float64, seed=0
     earlier = options.pop("earlier", 0)
     S = T + earlier
     tensors = [normal(batch, H, T, P), normal(batch, K, S, P), normal(batch, K, S, V or P)]
-    kwargs = {name: value for name, value in options.items() if name not in ("sinks", "hidden", "starts")}
+    kwargs = {name: value for name, value in options.items() if name not in TENSORS}
     if options.get("sinks"):
         kwargs["sinks"] = normal(H)
     if earlier and options.get("hidden", True):
@@ -53,21 +61,34 @@ def make(T, options, H=4, K=2, P=6, V=None, batch=2, dtype=torch.float64, seed=0
             begin = min(T, 3 + 4 * row)
             starts[row, begin:] = earlier + begin
         kwargs["starts"] = starts
+    if options.get("slopes"):
+        kwargs["slopes"] = 2.0 ** -torch.arange(1, H + 1, dtype=torch.float64).to(dtype)
+    if options.get("until"):
+        kwargs["until"] = torch.arange(S) + torch.randint(1, 6, (batch, S), generator=generator)
+    if options.get("choosers"):
+        kwargs["choosers"] = [(normal(batch, T, width), normal(batch, S, width)) for width in (P, 3)]
     return tensors, kwargs
 
 
+def is_floating(value):
+    return torch.is_tensor(value) and value.is_floating_point()
+
+
+def only(row, value):
+    return tree_map(lambda x: x[row : row + 1] if torch.is_tensor(x) else x, value)
+
+
 def leaves(tensors, kwargs):
-    found = [*tensors, *(value for value in kwargs.values() if torch.is_tensor(value) and value.is_floating_point())]
+    choosers = [tensor for pair in kwargs.get("choosers", ()) for tensor in pair]
+    beside = [kwargs[name] for name in ("sinks", "hidden") if kwargs.get(name) is not None]
+    found = [*tensors, *beside, *choosers]
     return [tensor.requires_grad_() for tensor in found]
 
 
 def compare(T, options, dtype=torch.float64, **sizes):
     tensors, kwargs = make(T, options, dtype=dtype, **sizes)
     wide = [tensor.double() for tensor in tensors]
-    wide_kwargs = {
-        name: value.double() if torch.is_tensor(value) and value.is_floating_point() else value
-        for name, value in kwargs.items()
-    }
+    wide_kwargs = tree_map(lambda value: value.double() if is_floating(value) else value, kwargs)
     ours, theirs = leaves(tensors, kwargs), leaves(wide, wide_kwargs)
     found = selective_attention(*tensors, SCALE, **kwargs)
     expected = selective_attention_reference(*wide, SCALE, **wide_kwargs)
@@ -79,8 +100,14 @@ def compare(T, options, dtype=torch.float64, **sizes):
         assert_close(part, other, dtype, what)
     if not T or not sizes.get("batch", 2):
         return
-    grads = torch.autograd.grad([(part * w).sum() for part, w in zip(found, weights, strict=True)], ours)
-    wanted = torch.autograd.grad([(part * w).sum() for part, w in zip(expected, weights, strict=True)], theirs)
+    # F of the reference is a constant where nothing adds up.
+    live = [index for index, part in enumerate(expected) if part.requires_grad]
+    grads = torch.autograd.grad([(found[index] * weights[index]).sum() for index in live], ours, allow_unused=True)
+    wanted = torch.autograd.grad(
+        [(expected[index] * weights[index]).sum() for index in live], theirs, allow_unused=True
+    )
+    grads = [torch.zeros_like(leaf) if grad is None else grad for grad, leaf in zip(grads, ours, strict=True)]
+    wanted = [torch.zeros_like(leaf) if grad is None else grad for grad, leaf in zip(wanted, theirs, strict=True)]
     for grad, other, leaf in zip(grads, wanted, ours, strict=True):
         assert grad.dtype == leaf.dtype
         scale = float(other.abs().max().clamp(min=1.0))
@@ -141,14 +168,16 @@ def test_strided_arguments():
             assert_close(part, other)
 
 
-@pytest.mark.parametrize("name", ["plain", "no-bos", "softcap", "everything"])
+@pytest.mark.parametrize("name", ["plain", "no-bos", "softcap", "everything", "choosers", "row-alone"])
 def test_gradcheck(name):
     tensors, kwargs = make(6, OPTIONS[name], P=3)
-    floats = {key: value for key, value in kwargs.items() if torch.is_tensor(value) and value.is_floating_point()}
-    inputs = leaves(tensors, floats)
+    inputs = leaves(tensors, kwargs)
+    beside = [name for name in ("sinks", "hidden") if name in kwargs]
 
     def call(*given):
-        more = dict(zip(floats, given[3:], strict=True))
+        more = dict(zip(beside, given[3:], strict=False))
+        pairs = given[3 + len(beside) :]
+        more["choosers"] = list(zip(pairs[::2], pairs[1::2], strict=True))
         return selective_attention(*given[:3], SCALE, **{**kwargs, **more})
 
     assert torch.autograd.gradcheck(call, inputs)
@@ -158,19 +187,19 @@ def test_gradcheck(name):
 def test_opcheck(name):
     tensors, kwargs = make(7, OPTIONS[name], dtype=torch.float32)
     leaves(tensors, kwargs)
-    order = ("sinks", "hidden", "starts")
+    order = ("sinks", "hidden", "starts", "slopes", "until")
     options = (
         SCALE, kwargs.get("selection_head", 0), kwargs.get("protect_bos", True), kwargs.get("window"),
-        kwargs.get("softcap"), True,
+        kwargs.get("softcap"), True, True,
     )  # fmt: skip
     q, k, v = tensors
     more_q, more_k = ((t.detach() * 2).requires_grad_() for t in (q, k))
-    arguments = ([q, more_q], [k, more_k], v, *(kwargs.get(key) for key in order), *options, True)
+    choosers = [list(one) for one in zip(*kwargs.get("choosers", ()), strict=True)] or [[], []]
+    arguments = ([q, more_q], [k, more_k], v, *(kwargs.get(key) for key in order), *choosers, *options, True)
     torch.library.opcheck(selective_attention_op, arguments)
     plain = tree_map(lambda value: value.detach() if torch.is_tensor(value) else value, arguments)
     y, after, sums, kept = selective_attention_op(*plain)
-    q, k, v, sinks, _, starts = plain[:6]
-    backward = (q, k, v, sinks, starts, *options, y, sums, kept, torch.ones_like(y), torch.ones_like(after))
+    backward = (*plain[:4], *plain[5:-1], y, sums, kept, torch.ones_like(y), torch.ones_like(after))
     torch.library.opcheck(selective_attention_backward_op, backward)
 
 
@@ -222,10 +251,7 @@ def test_rows_do_not_see_each_other():
     tensors, kwargs = make(20, OPTIONS["everything"], batch=3)
     y, after = selective_attention(*tensors, SCALE, **kwargs)
     for row in range(3):
-        own = {
-            name: value[row : row + 1] if torch.is_tensor(value) and name != "sinks" else value
-            for name, value in kwargs.items()
-        }
+        own = {name: value if name in ("sinks", "slopes") else only(row, value) for name, value in kwargs.items()}
         alone = selective_attention(*(tensor[row : row + 1] for tensor in tensors), SCALE, **own)
         assert_close(alone[0], y[row : row + 1])
         assert_close(alone[1], after[row : row + 1])

@@ -12,7 +12,7 @@ from hybridgen.layers.mixers.base import MixerState, plain_span
 from hybridgen.layers.score_carry import ScoreCarry
 from hybridgen.layers.span import Span
 from hybridgen.ops.selective_attention import selective_attention
-from hybridgen.ops.selective_attention.blocks import Options, attend_densely
+from hybridgen.ops.selective_attention.blocks import Extras, Options, attend_densely
 from hybridgen.spec.mixers import AttentionSpec
 from hybridgen.spec.parts import NormSpec, ResidualAttnSpec
 
@@ -87,7 +87,7 @@ class ResidualAttention(Attention):
         else:
             options = Options(self.scale, head, spec.protect_bos, spec.window, spec.logit_softcap, spec.causal)
             before = None if carry is None else carry.scores
-            found = attend_densely(q, k, v, sinks, hidden, span.starts, options, before, share)
+            found = attend_densely(q, k, v, hidden, Extras(sinks, span.starts), options, before, share)
             y, hidden = found.y, found.hidden
             handed_on = ScoreCarry(layers, found.logits if self.residual.carry == "upstream" else found.total)
         if state is not None:

@@ -24,6 +24,10 @@ def selective_attention(
     softcap: float | None = None,
     sinks: Float[Tensor, " H"] | None = None,
     causal: bool = True,
+    slopes: Float[Tensor, " H"] | None = None,
+    until: Int[Tensor, "B S"] | None = None,
+    choosers: Sequence[tuple[Float[Tensor, "B T _"], Float[Tensor, "B S _"]]] = (),
+    over_time: bool = True,
 ) -> tuple[Float[Tensor, "B H T V"], Float[Tensor, "B S"]]:
     """Causal attention whose logits lose what earlier tokens have chosen to hide.
 
@@ -48,6 +52,12 @@ def selective_attention(
         sinks: One more logit per head in the softmax, with no value and never hidden.
         causal: False lets every query see all keys of its sequence; then there are as many keys as queries, and nothing
             can be hidden.
+        slopes: Each head's score loses this much per token of distance (arXiv 2108.12409), before the soft cap.
+            Without gradient. None is zero.
+        until: Index of the query, as a key, from which on a key is no longer seen; None is never.
+        choosers: Queries, already scaled, and keys whose scores choose beside the selection head's, under the same soft
+            cap, mask and protection.
+        over_time: False: only a query's own choices are taken off its scores, and nothing adds up.
 
     Returns:
         The output in q's dtype, and F of all keys for the query after the last, float32 (float64 for float64).
@@ -57,15 +67,18 @@ def selective_attention(
     """
     queries, keys = ([x] if isinstance(x, Tensor) else list(x) for x in (q, k))
     names = ["k"] if isinstance(k, Tensor) else [f"k[{index}]" for index in range(len(keys))]
-    _check(queries, dict(zip(names, keys, strict=True)), v, hidden, starts, sinks)
+    beside = {"hidden": hidden, "starts": starts, "sinks": sinks, "slopes": slopes, "until": until}
+    _check(queries, dict(zip(names, keys, strict=True)), v, beside, choosers)
     H, T, S = queries[0].shape[1], queries[0].shape[2], keys[0].shape[2]
-    if not causal and (selection_head is not None or S != T or window is not None):
+    chooser_q, chooser_k = [one for one, _ in choosers], [one for _, one in choosers]
+    if not causal and (selection_head is not None or chooser_q or S != T or window is not None):
         raise ShapeError("selective_attention: causal=False needs as many keys as queries, and no selection or window")
     if selection_head is not None and not 0 <= selection_head < H:
         raise ShapeError(f"selective_attention: selection_head must be 0 ... {H - 1}; given {selection_head}")
-    recorded = native.needs_grad(*queries, *keys, v, hidden, sinks)
+    options = (scale, selection_head, protect_bos, window, softcap, causal, over_time)
+    recorded = native.needs_grad(*queries, *keys, v, hidden, sinks, *chooser_q, *chooser_k)
     y, F, _, _ = selective_attention_op(
-        queries, keys, v, sinks, hidden, starts, scale, selection_head, protect_bos, window, softcap, causal, recorded
+        queries, keys, v, sinks, hidden, starts, slopes, until, chooser_q, chooser_k, *options, recorded
     )
     return y, F
 
@@ -74,22 +87,21 @@ def _check(
     queries: Sequence[Tensor],
     keys: Mapping[str, Tensor],
     v: Tensor,
-    hidden: Tensor | None,
-    starts: Tensor | None,
-    sinks: Tensor | None,
+    beside: Mapping[str, Tensor | None],
+    choosers: Sequence[tuple[Tensor, Tensor]],
 ) -> None:
     """Raises a ShapeError if the tensors do not fit each other."""
     batch, H, T, _ = queries[0].shape
     S = next(iter(keys.values())).shape[2]
-    expected: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {
-        "v": (v, (batch, v.shape[1], S, v.shape[3])),
-        "hidden": (hidden, (batch, S - T)),
-        "starts": (starts, (batch, T)),
-        "sinks": (sinks, (H,)),
-    }
+    shapes = {"hidden": (batch, S - T), "starts": (batch, T), "sinks": (H,), "slopes": (H,), "until": (batch, S)}
+    expected: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {"v": (v, (batch, v.shape[1], S, v.shape[3]))}
+    expected |= {name: (tensor, shapes[name]) for name, tensor in beside.items()}
     for (name, k), q in zip(keys.items(), queries, strict=True):
         expected[name.replace("k", "q")] = (q, (batch, H, T, q.shape[3]))
         expected[name] = (k, (batch, k.shape[1], S, q.shape[3]))
+    for number, (chooser_q, chooser_k) in enumerate(choosers):
+        expected[f"choosers[{number}][0]"] = (chooser_q, (batch, T, chooser_q.shape[2]))
+        expected[f"choosers[{number}][1]"] = (chooser_k, (batch, S, chooser_q.shape[2]))
     check_shapes("selective_attention", expected)
     for name, tensor in (("v", v), *keys.items()):
         if tensor.shape[1] < 1 or H % tensor.shape[1]:

@@ -9,6 +9,9 @@ hidden from it:
 
 The column sums of G are all that a block of queries needs to know of earlier ones. They are kept at the start of each
 block for the backward pass: rebuilding them by subtraction loses digits.
+
+Scores of other layers may choose too: with `choosers`, G is the sum of theirs and the selection head's. Without
+`over_time` nothing adds up, and F is G itself.
 """
 
 from collections.abc import Sequence
@@ -32,6 +35,18 @@ class Options(NamedTuple):
     window: int | None
     softcap: float | None
     causal: bool = True
+    over_time: bool = True
+
+
+class Extras(NamedTuple):
+    """The tensors that a call may have or not; see `selective_attention`."""
+
+    sinks: Tensor | None = None
+    starts: Tensor | None = None
+    slopes: Tensor | None = None
+    until: Tensor | None = None
+    chooser_q: Sequence[Tensor] = ()
+    chooser_k: Sequence[Tensor] = ()
 
 
 class Block(NamedTuple):
@@ -59,7 +74,7 @@ class Scores(NamedTuple):
 
     Attributes:
         total: (B, H, rows, keys) the scores, those of earlier layers added.
-        capped: The same after the soft cap.
+        capped: The same with the bias of the distances, after the soft cap.
         unseen: (B or 1, rows, keys) where the query does not see the key.
         hidable: (B or 1, rows, keys) where the query may hide the key.
     """
@@ -88,48 +103,73 @@ def gathered(weights: Tensor, x: Tensor, heads: int) -> Tensor:
 def block_scores(
     q: Sequence[Tensor],
     k: Sequence[Tensor],
-    starts: Tensor | None,
+    extras: Extras,
     block: Block,
     options: Options,
     before: Tensor | None = None,
+    share: float = 1.0,
 ) -> Scores:
-    """The scores of one block; k are in the precision of the arithmetic, `before` (B, H, T, S) is added to them."""
+    """The scores of one block, in k's precision; those of `before` (B, H, T, S) are added, and `share` times all used.
+
+    `total` is without that share.
+    """
     rows, here = slice(block.begin, block.end), slice(block.low, block.high)
     total = None if before is None else before[:, :, rows, here]
     for one_q, one_k in zip(q, k, strict=True):
         part = product(one_q[:, :, rows].to(one_k.dtype) * options.scale, one_k[:, :, here])
         total = part if total is None else total + part
     assert total is not None
-    capped = total if options.softcap is None else options.softcap * torch.tanh(total / options.softcap)
-    device = total.device
-    query = torch.arange(block.offset + block.begin, block.offset + block.end, device=device)[None, :, None]
-    key = torch.arange(block.low, block.high, device=device)[None, None, :]
-    start = torch.zeros_like(query) if starts is None else starts[:, rows, None]
+    query, key = _places(block, total.device)
+    used = total if share == 1.0 else total * share
+    if extras.slopes is not None:
+        used = used - extras.slopes.to(total.dtype).view(1, -1, 1, 1) * (query - key).abs()
+    start = torch.zeros_like(query) if extras.starts is None else extras.starts[:, rows, None]
     if options.causal:
         unseen = (key > query) | (key < start)
     else:
-        unseen = torch.zeros_like(query == key) if starts is None else start != starts[:, None, here]
+        unseen = torch.zeros_like(query == key) if extras.starts is None else start != extras.starts[:, None, here]
     if options.window is not None:
         unseen = unseen | (key <= query - options.window)
+    if extras.until is not None:
+        unseen = unseen | (query >= extras.until[:, None, here])
     hidable = ~unseen & (key != query)
     if options.protect_bos:
         hidable = hidable & (key != start)
-    return Scores(total, capped, unseen, hidable)
+    return Scores(total, softly_capped(used, options.softcap), unseen, hidable)
 
 
-def hiding(scores: Scores, options: Options) -> Tensor | None:
+def _places(block: Block, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The indices of a block's queries (1, rows, 1) and keys (1, 1, keys)."""
+    query = torch.arange(block.offset + block.begin, block.offset + block.end, device=device)[None, :, None]
+    return query, torch.arange(block.low, block.high, device=device)[None, None, :]
+
+
+def softly_capped(scores: Tensor, softcap: float | None) -> Tensor:
+    """Softcap * tanh(scores / softcap)."""
+    return scores if softcap is None else softcap * torch.tanh(scores / softcap)
+
+
+def choices(scores: Scores, extras: Extras, block: Block, options: Options) -> list[Tensor]:
+    """What each chooser of a block scores its keys, (B, rows, keys) each: the selection head's first."""
+    rows, here = slice(block.begin, block.end), slice(block.low, block.high)
+    found = [] if options.selection_head is None else [scores.capped[:, options.selection_head]]
+    for q, k in zip(extras.chooser_q, extras.chooser_k, strict=True):
+        wide_k = k[:, here].to(scores.total.dtype)
+        found.append(softly_capped(q[:, rows].to(wide_k.dtype) @ wide_k.mT, options.softcap))
+    return found
+
+
+def hiding(scores: Scores, extras: Extras, block: Block, options: Options) -> Tensor | None:
     """G of one block, (B, rows, keys); None if nothing is ever hidden."""
-    if options.selection_head is None:
-        return None
-    chosen = scores.capped[:, options.selection_head]
-    return torch.where(scores.hidable, torch.relu(chosen), 0.0)
+    found = choices(scores, extras, block, options)
+    return torch.where(scores.hidable, sum(torch.relu(one) for one in found), 0.0) if found else None
 
 
-def masked_logits(scores: Scores, hidden: Tensor, G: Tensor | None) -> Tensor:
+def masked_logits(scores: Scores, hidden: Tensor, G: Tensor | None, options: Options) -> Tensor:
     """The logits of one block, (B, H, rows, keys), given F at its first query."""
     logits = scores.capped
     if G is not None:
-        logits = logits - (hidden[:, None] + (G.cumsum(dim=1) - G))[:, None]
+        logits = logits - (hidden[:, None] + (G.cumsum(dim=1) - G) if options.over_time else G)[:, None]
     return logits.masked_fill(scores.unseen[:, None], float("-inf"))
 
 
@@ -142,7 +182,7 @@ def log_sums(logits: Tensor, sinks: Tensor | None) -> Tensor:
 class Dense(NamedTuple):
     """What `attend_densely` returns: y (B, H, T, P), F after the last query (B, S), and two tables (B, H, T, S).
 
-    `total` are the scores before soft cap, mask and selection, `logits` what went into the softmax.
+    `total` are the scores before bias, soft cap, mask and selection, `logits` what went into the softmax.
     """
 
     y: Tensor
@@ -155,9 +195,8 @@ def attend_densely(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    sinks: Tensor | None,
     hidden: Tensor | None,
-    starts: Tensor | None,
+    extras: Extras,
     options: Options,
     before: Tensor | None,
     share: float = 1.0,
@@ -172,23 +211,19 @@ def attend_densely(
     wide_k = upcast(k)
     F = wide_k.new_zeros(batch, S) if hidden is None else torch.cat((hidden, wide_k.new_zeros(batch, T)), dim=1)
     whole = Block(0, T, 0, S, S - T)
-    scores = block_scores([q], [wide_k], starts, whole, options._replace(softcap=None), before)
-    scaled = scores.total * share
-    capped = scaled if options.softcap is None else options.softcap * torch.tanh(scaled / options.softcap)
-    scores = scores._replace(capped=capped)
-    G = hiding(scores, options)
-    logits = masked_logits(scores, F, G)
-    y = weighted((logits - log_sums(logits, sinks)).exp(), upcast(v)).to(q.dtype)
-    return Dense(y, F if G is None else F + G.sum(dim=1), scores.total, logits)
+    scores = block_scores([q], [wide_k], extras, whole, options, before, share)
+    G = hiding(scores, extras, whole, options)
+    logits = masked_logits(scores, F, G, options)
+    y = weighted((logits - log_sums(logits, extras.sinks)).exp(), upcast(v)).to(q.dtype)
+    return Dense(y, F if G is None or not options.over_time else F + G.sum(dim=1), scores.total, logits)
 
 
 def forward(
     q: Sequence[Tensor],
     k: Sequence[Tensor],
     v: Tensor,
-    sinks: Tensor | None,
     hidden: Tensor | None,
-    starts: Tensor | None,
+    extras: Extras,
     options: Options,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -209,14 +244,14 @@ def forward(
         rows, here = slice(block.begin, block.end), slice(block.low, block.high)
         if keep:
             kept[number] = F
-        scores = block_scores(q, wide_k, starts, block, options)
-        G = hiding(scores, options)
-        logits = masked_logits(scores, F[:, here], G)
-        total = log_sums(logits, sinks)
+        scores = block_scores(q, wide_k, extras, block, options)
+        G = hiding(scores, extras, block, options)
+        logits = masked_logits(scores, F[:, here], G, options)
+        total = log_sums(logits, extras.sinks)
         y[:, :, rows] = weighted((logits - total).exp(), wide_v[:, :, here])
         if keep:
             sums[:, :, rows] = total[..., 0]
-        if G is not None:
+        if G is not None and options.over_time:
             F[:, here] += G.sum(dim=1)
     return y, F, sums, kept
 
@@ -229,14 +264,15 @@ class Gradients(NamedTuple):
     v: Tensor
     sinks: Tensor | None
     hidden: Tensor
+    chooser_q: list[Tensor]
+    chooser_k: list[Tensor]
 
 
 def backward(
     q: Sequence[Tensor],
     k: Sequence[Tensor],
     v: Tensor,
-    sinks: Tensor | None,
-    starts: Tensor | None,
+    extras: Extras,
     options: Options,
     y: Tensor,
     sums: Tensor,
@@ -248,28 +284,42 @@ def backward(
     (_, H, T, _), S = q[0].shape, v.shape[2]
     wide_k, wide_v = [upcast(one) for one in k], upcast(v)
     dq, dk = [torch.empty_like(one) for one in q], [torch.zeros_like(one) for one in wide_k]
-    dv, dsinks = torch.zeros_like(wide_v), None if sinks is None else wide_v.new_zeros(H)
+    dv, dsinks = torch.zeros_like(wide_v), None if extras.sinks is None else wide_v.new_zeros(H)
+    chooser_dq = [torch.empty_like(one) for one in extras.chooser_q]
+    chooser_dk = [torch.zeros_like(upcast(one)) for one in extras.chooser_k]
     # How much the loss changes with what later queries find hidden, per key.
     later = dF.to(wide_v.dtype, copy=True)
     for number, block in reversed(list(enumerate(blocks_of(T, S, options)))):
         rows, here = slice(block.begin, block.end), slice(block.low, block.high)
-        scores = block_scores(q, wide_k, starts, block, options)
-        G = hiding(scores, options)
-        logits = masked_logits(scores, kept[number][:, here], G)
+        scores = block_scores(q, wide_k, extras, block, options)
+        G = hiding(scores, extras, block, options)
+        logits = masked_logits(scores, kept[number][:, here], G, options)
         total = sums[:, :, rows, None]
         weights = (logits - total).exp()
         dy_rows = upcast(dy[:, :, rows])
         dv[:, :, here] += gathered(weights, dy_rows, v.shape[1])
         inner = (dy_rows * upcast(y[:, :, rows])).sum(dim=-1, keepdim=True)
         dscores = weights * (product(dy_rows, wide_v[:, :, here]) - inner)
-        if sinks is not None and dsinks is not None:
-            dsinks -= ((sinks.to(total.dtype).view(1, -1, 1, 1) - total).exp() * inner).sum(dim=(0, 2, 3))
+        if dsinks is not None and extras.sinks is not None:
+            dsinks -= ((extras.sinks.to(total.dtype).view(1, -1, 1, 1) - total).exp() * inner).sum(dim=(0, 2, 3))
         if G is not None:
-            dF_rows = -dscores.sum(dim=1)
-            # G of a query counts for all later ones: those of this block, and those of the blocks behind it.
-            below = dF_rows.flip(1).cumsum(dim=1).flip(1) - dF_rows
-            dscores[:, options.selection_head] += torch.where(G > 0, below + later[:, None, here], 0.0)
-            later[:, here] += dF_rows.sum(dim=1)
+            dG = -dscores.sum(dim=1)
+            if options.over_time:
+                # G of a query counts for all later ones: those of this block, and those of the blocks behind it.
+                dF_rows, behind = dG, later[:, None, here].clone()
+                dG = dF_rows.flip(1).cumsum(dim=1).flip(1) - dF_rows + behind
+                later[:, here] += dF_rows.sum(dim=1)
+            own = options.selection_head is not None
+            for index, choice in enumerate(choices(scores, extras, block, options)):
+                dchoice = torch.where(scores.hidable & (choice > 0), dG, 0.0)
+                if own and index == 0:
+                    dscores[:, options.selection_head] += dchoice
+                    continue
+                if options.softcap is not None:
+                    dchoice = dchoice * (1 - (choice / options.softcap).square())
+                chooser_q, chooser_k = extras.chooser_q[index - own], extras.chooser_k[index - own]
+                chooser_dq[index - own][:, rows] = dchoice @ chooser_k[:, here].to(dchoice.dtype)
+                chooser_dk[index - own][:, here] += dchoice.mT @ chooser_q[:, rows].to(dchoice.dtype)
         if options.softcap is not None:
             dscores = dscores * (1 - (scores.capped / options.softcap).square())
         dscores = dscores * options.scale
@@ -277,4 +327,5 @@ def backward(
             dq[number_q][:, :, rows] = weighted(dscores, one_k[:, :, here])
             dk[number_q][:, :, here] += gathered(dscores, upcast(one_q[:, :, rows]), one_k.shape[1])
     dk = [one.to(like.dtype) for one, like in zip(dk, k, strict=True)]
-    return Gradients(dq, dk, dv.to(v.dtype), dsinks, later[:, : S - T])
+    chooser_dk = [one.to(like.dtype) for one, like in zip(chooser_dk, extras.chooser_k, strict=True)]
+    return Gradients(dq, dk, dv.to(v.dtype), dsinks, later[:, : S - T], chooser_dq, chooser_dk)

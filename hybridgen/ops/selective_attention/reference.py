@@ -1,5 +1,7 @@
 """Selective attention, one query at a time."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,13 +11,17 @@ def selective_attention_reference(
     k: Tensor,
     v: Tensor,
     scale: float,
-    selection_head: int = 0,
+    selection_head: int | None = 0,
     protect_bos: bool = True,
     hidden: Tensor | None = None,
     starts: Tensor | None = None,
     window: int | None = None,
     softcap: float | None = None,
     sinks: Tensor | None = None,
+    slopes: Tensor | None = None,
+    until: Tensor | None = None,
+    choosers: Sequence[tuple[Tensor, Tensor]] = (),
+    over_time: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """The same function as `selective_attention`, in the precision of the tensors given."""
     batch, heads, T, _ = q.shape
@@ -31,19 +37,28 @@ def selective_attention_reference(
             i = S - T + t
             start = 0 if starts is None else int(starts[row, t])
             low = max(start, 0 if window is None else i - window + 1, 0)
+            keep = torch.arange(low, i + 1)
             scores = scale * torch.einsum("hp,hsp->hs", q[row, :, t], k[row, :, low : i + 1])
+            if slopes is not None:
+                scores = scores - slopes[:, None].to(q.dtype) * (i - keep)
+            choices = [chooser_k[row, low : i + 1] @ chooser_q[row, t] for chooser_q, chooser_k in choosers]
             if softcap is not None:
                 scores = softcap * torch.tanh(scores / softcap)
-            selected = torch.relu(scores[selection_head])
-            logits = scores - F[low : i + 1]
+                choices = [softcap * torch.tanh(one / softcap) for one in choices]
+            if selection_head is not None:
+                choices.append(scores[selection_head])
+            # Neither the token itself nor the first of its sequence can be hidden.
+            seen = torch.ones_like(keep, dtype=torch.bool) if until is None else until[row, low : i + 1] > i
+            may = seen & (keep < i) & ~((keep == start) & protect_bos)
+            G = sum((torch.where(may, torch.relu(one), 0.0) for one in choices), q.new_zeros(len(keep)))
+            logits = scores - (F[low : i + 1] if over_time else G)
+            logits = logits.masked_fill(~seen, float("-inf"))
             if sinks is not None:
                 logits = torch.cat((logits, sinks[:, None].to(q.dtype)), dim=1)
             weights = logits.softmax(dim=1)[:, : i + 1 - low]
             queries.append(torch.einsum("hs,hsp->hp", weights, v[row, :, low : i + 1]))
-            # Neither the token itself nor the first of its sequence can be hidden.
-            keep = torch.arange(low, i + 1)
-            selected = torch.where((keep < i) & ~((keep == start) & protect_bos), selected, 0.0)
-            F = F + torch.cat((q.new_zeros(low), selected, q.new_zeros(S - i - 1)))
+            if over_time:
+                F = F + torch.cat((q.new_zeros(low), G, q.new_zeros(S - i - 1)))
         outputs.append(torch.stack(queries, dim=1) if queries else q[row])
         after.append(F)
     if not outputs:

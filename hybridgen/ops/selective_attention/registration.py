@@ -1,11 +1,12 @@
 """The blocks as an operator of the PyTorch library: one node to autograd and torch.compile, not a loop of nodes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hybridgen.ops.selective_attention.blocks import BLOCK, Options, backward, forward
+from hybridgen.ops.selective_attention.blocks import BLOCK, Extras, Options, backward, forward
 
 
 @torch.library.custom_op("hybridgen::selective_attention", mutates_args=())
@@ -16,17 +17,23 @@ def selective_attention_op(
     sinks: Tensor | None,
     hidden: Tensor | None,
     starts: Tensor | None,
+    slopes: Tensor | None,
+    until: Tensor | None,
+    chooser_q: list[Tensor],
+    chooser_k: list[Tensor],
     scale: float,
     selection_head: int | None,
     protect_bos: bool,
     window: int | None,
     softcap: float | None,
     causal: bool,
+    over_time: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `blocks.forward`."""
-    options = Options(scale, selection_head, protect_bos, window, softcap, causal)
-    return forward(q, k, v, sinks, hidden, starts, options, keep)
+    extras = Extras(sinks, starts, slopes, until, chooser_q, chooser_k)
+    options = Options(scale, selection_head, protect_bos, window, softcap, causal, over_time)
+    return forward(q, k, v, hidden, extras, options, keep)
 
 
 @selective_attention_op.register_fake
@@ -37,12 +44,17 @@ def _(
     sinks: Tensor | None,
     hidden: Tensor | None,
     starts: Tensor | None,
+    slopes: Tensor | None,
+    until: Tensor | None,
+    chooser_q: list[Tensor],
+    chooser_k: list[Tensor],
     scale: float,
     selection_head: int | None,
     protect_bos: bool,
     window: int | None,
     softcap: float | None,
     causal: bool,
+    over_time: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     (batch, H, T, _), S = q[0].shape, v.shape[2]
@@ -60,23 +72,30 @@ def selective_attention_backward_op(
     v: Tensor,
     sinks: Tensor | None,
     starts: Tensor | None,
+    slopes: Tensor | None,
+    until: Tensor | None,
+    chooser_q: list[Tensor],
+    chooser_k: list[Tensor],
     scale: float,
     selection_head: int | None,
     protect_bos: bool,
     window: int | None,
     softcap: float | None,
     causal: bool,
+    over_time: bool,
     y: Tensor,
     sums: Tensor,
     kept: Tensor,
     dy: Tensor,
     dF: Tensor,
 ) -> list[Tensor]:
-    """The gradients of all q, all k, v, sinks (empty if there are none) and hidden."""
-    options = Options(scale, selection_head, protect_bos, window, softcap, causal)
-    found = backward(q, k, v, sinks, starts, options, y, sums, kept, dy, dF)
+    """The gradients of all q, all k, all chooser_q, all chooser_k, v, sinks (empty if there are none) and hidden."""
+    extras = Extras(sinks, starts, slopes, until, chooser_q, chooser_k)
+    options = Options(scale, selection_head, protect_bos, window, softcap, causal, over_time)
+    found = backward(q, k, v, extras, options, y, sums, kept, dy, dF)
     dsinks = sums.new_empty(0) if found.sinks is None else found.sinks
-    return [*found.q, *found.k, found.v, dsinks, found.hidden.contiguous()]
+    many = (*found.q, *found.k, *found.chooser_q, *found.chooser_k)
+    return [*many, found.v, dsinks, found.hidden.contiguous()]
 
 
 @selective_attention_backward_op.register_fake
@@ -86,12 +105,17 @@ def _(
     v: Tensor,
     sinks: Tensor | None,
     starts: Tensor | None,
+    slopes: Tensor | None,
+    until: Tensor | None,
+    chooser_q: list[Tensor],
+    chooser_k: list[Tensor],
     scale: float,
     selection_head: int | None,
     protect_bos: bool,
     window: int | None,
     softcap: float | None,
     causal: bool,
+    over_time: bool,
     y: Tensor,
     sums: Tensor,
     kept: Tensor,
@@ -100,34 +124,38 @@ def _(
 ) -> list[Tensor]:
     dsinks = sums.new_empty(0 if sinks is None else y.shape[1])
     dhidden = sums.new_empty(y.shape[0], v.shape[2] - y.shape[2])
-    likes = [torch.empty_like(one) for one in q] + [one.new_empty(one.shape) for one in (*k, v)]
+    likes = [torch.empty_like(one) for one in q] + [one.new_empty(one.shape) for one in k]
+    likes += [torch.empty_like(one) for one in chooser_q] + [one.new_empty(one.shape) for one in (*chooser_k, v)]
     return [*likes, dsinks, dhidden]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-    q, k, v, sinks, hidden, starts, *ctx.options, _ = inputs
+    q, k, v, sinks, hidden, starts, slopes, until, chooser_q, chooser_k, *ctx.options, _ = inputs
     y, _, sums, kept = output
-    ctx.save_for_backward(*q, *k, v, sinks, starts, y, sums, kept)
-    ctx.layers = len(q)
+    ctx.save_for_backward(*q, *k, *chooser_q, *chooser_k, v, sinks, starts, slopes, until, y, sums, kept)
+    ctx.lengths = [len(many) for many in (q, k, chooser_q, chooser_k)]
     ctx.hidden_dtype = None if hidden is None else hidden.dtype
     ctx.mark_non_differentiable(sums, kept)
 
 
 def _backward(ctx: Any, dy: Tensor, dF: Tensor, *_: Tensor) -> tuple[Any, ...]:
-    n = ctx.layers
-    queries, keys = ctx.saved_tensors[:n], ctx.saved_tensors[n : 2 * n]
-    v, sinks, starts, y, sums, kept = ctx.saved_tensors[2 * n :]
-    *found, dv, dsinks, dhidden = selective_attention_backward_op(
-        list(queries), list(keys), v, sinks, starts, *ctx.options, y, sums, kept, dy, dF
+    (q, k, chooser_q, chooser_k), (v, sinks, starts, slopes, until, *results) = _split(ctx.saved_tensors, ctx.lengths)
+    found = selective_attention_backward_op(
+        q, k, v, sinks, starts, slopes, until, chooser_q, chooser_k, *ctx.options, *results, dy, dF
     )
-    return (
-        found[:n],
-        found[n:],
-        dv,
-        None if sinks is None else dsinks.to(sinks.dtype),
-        None if ctx.hidden_dtype is None else dhidden.to(ctx.hidden_dtype),
-        *[None] * 8,
-    )
+    (dq, dk, chooser_dq, chooser_dk), (dv, dsinks, dhidden) = _split(found, ctx.lengths)
+    dsinks = None if sinks is None else dsinks.to(sinks.dtype)
+    dhidden = None if ctx.hidden_dtype is None else dhidden.to(ctx.hidden_dtype)
+    return dq, dk, dv, dsinks, dhidden, None, None, None, chooser_dq, chooser_dk, *[None] * 8
+
+
+def _split(flat: Sequence[Any], lengths: list[int]) -> tuple[list[list[Any]], list[Any]]:
+    """The first entries as lists of the lengths given, and the rest."""
+    parts, rest = [], list(flat)
+    for length in lengths:
+        parts.append(rest[:length])
+        rest = rest[length:]
+    return parts, rest
 
 
 selective_attention_op.register_autograd(_backward, setup_context=_save)
