@@ -25,7 +25,7 @@ TITLES = {
     "BackboneDocument": "Backbone",
     "BlockDocument": "Block",
     "OverrideDocument": "Override",
-    "AttentionSpec": "Mixer attention",
+    "AttentionDocument": "Mixer attention",
     "Mamba1Spec": "Mixer mamba1",
     "Mamba2Spec": "Mixer mamba2",
     "MlpDocument": "MLP",
@@ -42,7 +42,8 @@ TITLES = {
 }
 # Definitions that hold the same fields as another one, none of them required.
 SAME = {
-    "AttentionSection": "AttentionSpec",
+    "AttentionSection": "AttentionDocument",
+    "AttentionSpec": "AttentionDocument",
     "Mamba1Section": "Mamba1Spec",
     "Mamba2Section": "Mamba2Spec",
     "MlpSection": "MlpDocument",
@@ -60,7 +61,7 @@ def schema_text() -> str:
 def type_text(schema: Schema) -> str:
     """Says which values a field takes, in a few words."""
     if "$ref" in schema:
-        title = TITLES[definition(schema)]
+        title = TITLES[SAME.get(definition(schema), definition(schema))]
         return f"[{title}](#{title.lower().replace(' ', '-')})"
     if "const" in schema:
         return literal(schema["const"])

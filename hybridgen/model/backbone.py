@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from hybridgen.layers.carry import Carry
 from hybridgen.layers.linear import BranchOutput, Embedding
 from hybridgen.layers.mixers.base import MixerState
 from hybridgen.layers.norms import Norm
-from hybridgen.layers.score_carry import ScoreCarry
 from hybridgen.layers.span import Span
 from hybridgen.model.block import Block
 from hybridgen.spec.ends import TokensInputSpec
@@ -37,6 +37,8 @@ class Backbone(nn.Module):
         # Where attention sees later tokens there is no state to read pieces with.
         causal = all(layer.mixer is None or getattr(layer.mixer, "causal", True) for layer in stack.layers)
         self.hands_on_scores = stack.residual_attn is not None and causal
+        shares = any(getattr(layer.mixer, "selection_from", "self") != "self" for layer in stack.layers)
+        self.hands_on = stack.residual_attn is not None or shares
         count = len(stack.layers)
         self.layers = nn.ModuleList(Block(layer, stack, index == count) for index, layer in enumerate(stack.layers, 1))
         has_bias = True if stack.norm.final_bias else None
@@ -70,7 +72,7 @@ class Backbone(nn.Module):
         stream = branch.dtype
         if self.residual_in_fp32 and stream != torch.float64:
             stream = torch.float32
-        carry: ScoreCarry | None = None
+        carry = Carry() if self.hands_on else None
         for index, layer in enumerate(self.layers):
             memory = None if state is None else state[index]
             branch, residual, carry = layer(branch, residual, stream, memory, span, carry)

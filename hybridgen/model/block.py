@@ -4,12 +4,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hybridgen.layers.carry import Carry
 from hybridgen.layers.mixers import make_mixer
+from hybridgen.layers.mixers.attention import Attention
 from hybridgen.layers.mixers.base import MixerState
-from hybridgen.layers.mixers.residual_attention import ResidualAttention
 from hybridgen.layers.mlp import Mlp
 from hybridgen.layers.norms import Norm
-from hybridgen.layers.score_carry import ScoreCarry
 from hybridgen.layers.span import Span
 from hybridgen.ops.add_norm.plain import added
 from hybridgen.spec.model import BackboneSpec, LayerSpec
@@ -49,8 +49,8 @@ class Block(nn.Module):
         residual_dtype: torch.dtype,
         state: MixerState | None,
         span: Span,
-        carry: ScoreCarry | None = None,
-    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T D"] | None, ScoreCarry | None]:
+        carry: Carry | None = None,
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T D"] | None, Carry | None]:
         """Runs the layer.
 
         Args:
@@ -59,9 +59,9 @@ class Block(nn.Module):
             residual_dtype: Dtype that the stream is stored in.
             state: State of the mixer, advanced in place.
             span: Where the tokens stand.
-            carry: Attention scores of the layers before, with residual attention.
+            carry: What the attention layers before handed on; None where none hands on anything.
         Returns:
-            The new last branch, the stream without it, and the scores for the layers behind.
+            The new last branch, the stream without it, and the carry for the layers behind.
         """
         if self.mixer is not None:
             x, residual = _enter(self.norm, branch, residual, residual_dtype)
@@ -72,18 +72,15 @@ class Block(nn.Module):
             branch, residual = self._leave(self.post_norm2, self.mlp(x), residual)
         return branch, residual, carry
 
-    def _mix(
-        self, x: Tensor, state: MixerState | None, span: Span, carry: ScoreCarry | None
-    ) -> tuple[Tensor, ScoreCarry | None]:
+    def _mix(self, x: Tensor, state: MixerState | None, span: Span, carry: Carry | None) -> tuple[Tensor, Carry | None]:
         assert self.mixer is not None, "called for a layer with a mixer only"
-        if isinstance(self.mixer, ResidualAttention):
-            every = self.mixer.residual.every
-            if carry is not None and every is not None and carry.layers >= every:
-                carry = None
-            both: tuple[Tensor, ScoreCarry] = self.mixer(x, state, span, carry)
+        if carry is not None and isinstance(self.mixer, Attention):
+            both: tuple[Tensor, Carry] = self.mixer(x, state, span, carry)
             return both
+        if carry is not None and not self.passes_scores:
+            carry = carry._replace(scores=None)
         mixed: Tensor = self.mixer(x, state, span)
-        return mixed, carry if self.passes_scores else None
+        return mixed, carry
 
     def _leave(self, norm: Norm | None, branch: Tensor, residual: Tensor) -> tuple[Tensor, Tensor | None]:
         if norm is None:

@@ -21,6 +21,9 @@ UPSTREAM_KINDS = {"Mamba1": "mamba1", "Mamba2": "mamba2"}
 MLP_ALIASES = {"hidden_features": "d_intermediate", "activation": "gate_activation"}
 """Other spellings of the fields of an MLP."""
 
+ATTENTION_ALIASES = {"sim_head": "selection_head"}
+"""Other spellings of the fields of an attention mixer."""
+
 SECTION_ALIASES = {"ssm_cfg": "ssm", "attn_cfg": "attn"}
 """mamba-ssm's and Zonos' names for the sections of the short form."""
 
@@ -90,10 +93,17 @@ def _section(name: str, spec: type[Spec], purpose: str, **more: Any) -> Any:
     return create_model(name, __base__=(spec, GeneratedGrammar), __doc__=purpose, **extra)
 
 
+_SIM_HEAD: dict[str, Any] = {
+    "sim_head": (NonNegativeInt, Field(default_factory=_left_out, description="Other name of selection_head.")),
+}
+
+
 def _mixer_section(kind: str, spec: type[Spec]) -> Any:
     upstream = [name for name, ours in UPSTREAM_KINDS.items() if ours == kind]
     layer = Field(default_factory=_left_out, description="Kind of the mixer as mamba-ssm spells it.")
     more: dict[str, Any] = {"layer": (Literal[upstream[0]], layer)} if upstream else {}
+    if kind == "attention":
+        more = _SIM_HEAD
     name = spec.__name__.replace("Spec", "Section")
     return _section(name, spec, f"Fields of a mixer of type {kind}, none of them required.", **more)
 
@@ -117,10 +127,16 @@ class MlpDocument(MlpSection):  # type: ignore[misc]  # made by _section
     )
 
 
+AttentionDocument: Any = create_model(
+    "AttentionDocument", __base__=(AttentionSpec, GeneratedGrammar), __doc__=AttentionSpec.__doc__, **_SIM_HEAD
+)
+_SSM_SPECS: Any = Union[tuple(SSMS.values())]  # noqa: UP007
+
+
 class BlockDocument(Grammar):
     """One named block: a mixer, an MLP, or a mixer followed by an MLP."""
 
-    mixer: MixerSpec | None = None
+    mixer: Annotated[_SSM_SPECS | AttentionDocument, Field(discriminator="type")] | None = None
     """What mixes tokens; null for a block that is only an MLP."""
     mlp: MlpDocument | None = None
     """The feed-forward part behind the mixer; null for none."""
@@ -202,6 +218,7 @@ _PREFIXED = {
     "ssm": _prefixed("ssm", tuple(SSMS.values())),
 }
 SUGAR = {name: (section, key) for section, found in _PREFIXED.items() for name, (key, _) in found.items()}
+SUGAR |= {f"attn_{other}": ("attn", key) for other, key in ATTENTION_ALIASES.items()}
 """The prefix sugar: `attn_window` is the field `window` of the section `attn`."""
 BACKBONE_KEYS = (*BackboneDocument.model_fields, *SUGAR)
 
@@ -264,6 +281,8 @@ def whole_document() -> Any:
         for section, found in _PREFIXED.items()
         for name, (key, info) in found.items()
     }
+    for other, key in ATTENTION_ALIASES.items():
+        fields[f"attn_{other}"] = _optional(AttentionSpec.model_fields[key], f"Short form: the same as attn.{key}. ")
     kind = Field(default_factory=_left_out, description="Short form: the same as ssm.type. Kind of the mixer.")
     fields["ssm_type"] = (Literal[tuple(SSMS)], kind)
     backbone: Any = create_model(

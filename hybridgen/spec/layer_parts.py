@@ -7,7 +7,7 @@ from hybridgen.spec.document import MIXERS, SSMS
 from hybridgen.spec.fields import choose
 from hybridgen.spec.mixers import AttentionSpec
 from hybridgen.spec.report import Report
-from hybridgen.spec.sugar import respell_mlp
+from hybridgen.spec.sugar import respell_mixer, respell_mlp
 from hybridgen.spec.tree import BROKEN, Node, mapping_of
 
 ATTENTION: dict[str, type[Spec]] = {"attention": AttentionSpec}
@@ -65,6 +65,8 @@ def read_change(section: str, node: Node, report: Report) -> Change:
         return Change(section, None, node)
     if mapping_of(node, report) is None:
         return Change(section, Node(BROKEN, node.path), node)
+    if section != "ssm":
+        node = respell_mixer(node, report)
     if section == "attn" or node.get("type") is not None:
         fallback = "attention" if section == "attn" else None
         return Change(section, with_kind(node, FAMILIES[section], report, fallback), node)
@@ -77,7 +79,7 @@ def read_mixer(node: Node | None, report: Report) -> Node | None:
         return None
     if mapping_of(node, report) is None:
         return Node(BROKEN, node.path)
-    return with_kind(node, MIXERS, report)
+    return with_kind(respell_mixer(node, report), MIXERS, report)
 
 
 def read_mlp(node: Node | None, report: Report) -> Node | None:

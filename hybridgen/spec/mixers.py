@@ -250,6 +250,9 @@ class AttentionSpec(Spec):
     """Whether tokens hide earlier ones from the tokens after them (arXiv 2410.02703); costs no weights."""
     selection_head: NonNegativeInt = 0
     """Query head whose scores say what is hidden, in a selective layer; it attends like the others."""
+    selection_from: Literal["self", "accumulate", "previous", "guide"] = "self"
+    """Who chooses what a selective layer hides: itself (self), itself and all selective layers before it (accumulate),
+    those before it, for the current token alone (previous), or as the nearest one before it did (guide)."""
     protect_bos: bool = True
     """Whether the first token of a sequence can never be hidden, in a selective layer."""
 
@@ -319,12 +322,12 @@ class AttentionSpec(Spec):
                 f"given {self.selection_head}",
                 depends=("num_heads",),
             )
-        if not self.selective and (self.selection_head or not self.protect_bos):
+        if not self.selective and (self.selection_head or self.selection_from != "self" or not self.protect_bos):
             yield Problem(
                 ("selective",),
-                "selection_head and protect_bos need selective: true, nothing is hidden without it",
+                "selection_head, selection_from and protect_bos need selective: true, nothing is hidden without it",
                 "write selective: true",
-                depends=("selection_head", "protect_bos"),
+                depends=("selection_head", "selection_from", "protect_bos"),
             )
 
 

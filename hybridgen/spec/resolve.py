@@ -24,7 +24,7 @@ from hybridgen.spec.parts import InitSpec, NormSpec, ResidualAttnSpec
 from hybridgen.spec.pattern import compress_pattern
 from hybridgen.spec.places import Locate
 from hybridgen.spec.report import Report, shown
-from hybridgen.spec.rules import check_causality, check_chain, check_ends, check_norm
+from hybridgen.spec.rules import check_causality, check_chain, check_ends, check_norm, check_selection
 from hybridgen.spec.stack import read_stack
 from hybridgen.spec.sugar import is_flat, respell_backbone, respell_end, unflatten
 from hybridgen.spec.tree import BROKEN, Node, grow, mapping_of
@@ -124,9 +124,10 @@ def _resolve_backbone(root: Node, head: Checked[Any], report: Report) -> dict[st
     checker.check_layers(overrides.layers or ())
     for mixer, node in list(checker.mixers.values()):
         check_causality(mixer, node, head, report)
+    mixers = [checker.mixers[id(layer.mixer)] for layer in overrides.layers or () if layer.mixer is not None]
     if residual_attn is not None:
-        mixers = [checker.mixers[id(layer.mixer)] for layer in overrides.layers or () if layer.mixer is not None]
         check_chain(mixers, fields["residual_attn"], report)
+    check_selection(mixers, residual_attn is not None, report)
     checker.check_rest(stack, [*stack.unused, *overrides.changes])
     if report or settings.spec is None or overrides.layers is None:
         return None

@@ -102,3 +102,35 @@ def check_chain(mixers: Iterable[tuple[Checked[Any], Node]], node: Node, report:
                 )
                 report.add(place.place_of((field,)), message, f"write {field}: {shown(wanted)}")
                 return
+
+
+def check_selection(mixers: Iterable[tuple[Checked[Any], Node]], has_residual_attn: bool, report: Report) -> None:
+    """Reports the first selective layer that takes over a choice which no layer before it can give."""
+    choosers: list[AttentionSpec] = []
+    for mixer, node in mixers:
+        spec = mixer.spec
+        if not isinstance(spec, AttentionSpec) or not spec.selective or {"selective", "selection_from"} & mixer.faulty:
+            continue
+        source = spec.selection_from
+        place, message, suggestion = ("selection_from",), "", "write selection_from: self"
+        if source != "self" and has_residual_attn:
+            message = f"selection_from: {source} is not for residual_attn, whose scores add up over the layers already"
+        elif source == "guide" and not choosers:
+            message = "selection_from: guide needs a selective layer before it that chooses; this is the first"
+        elif source != "self":
+            taken = choosers[-1:] if source == "guide" else choosers
+            for field in ("window", "logit_softcap", "protect_bos"):
+                given, wanted = getattr(spec, field), {getattr(one, field) for one in taken} - {getattr(spec, field)}
+                if wanted and field not in mixer.faulty:
+                    place, other = (field,), shown(wanted.pop())
+                    message = (
+                        f"selection_from: {source} needs the same {field} as in the selective layers whose choices it "
+                        f"takes; given {shown(given)} after {other}"
+                    )
+                    suggestion = f"write {field}: {other}"
+                    break
+        if message:
+            report.add(node.place_of(place), message, suggestion)
+            return
+        if source != "guide":
+            choosers.append(spec)

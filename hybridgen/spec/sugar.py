@@ -7,6 +7,7 @@ name the spelling that the user chose.
 from collections.abc import Collection, Mapping
 
 from hybridgen.spec.document import (
+    ATTENTION_ALIASES,
     BACKBONE_KEYS,
     MLP_ALIASES,
     NORM_ALIASES,
@@ -111,7 +112,7 @@ def _merge_section(fields: dict[str, Node], name: str, child: Node, report: Repo
         return
     merged: dict[str, Node] = {} if before is None else dict(before.value)
     for key, entry in entries.items():
-        put(merged, key, entry, report)
+        put(merged, ATTENTION_ALIASES.get(key, key) if name == "attn" else key, entry, report)
     fields[name] = Node(merged, child.path)
 
 
@@ -150,10 +151,20 @@ def _respell_kind(section: Node, report: Report) -> Node:
 
 def respell_mlp(node: Node, report: Report) -> Node:
     """Rewrites the aliases of an MLP's fields."""
-    if not isinstance(node.value, dict) or not node.value.keys() & MLP_ALIASES.keys():
+    return _respell(node, MLP_ALIASES, report)
+
+
+def respell_mixer(node: Node, report: Report) -> Node:
+    """Rewrites the aliases of the fields of a mixer that is, or may be, attention."""
+    kind = node.get("type") if isinstance(node.value, dict) else None
+    return node if kind is not None and kind.value != "attention" else _respell(node, ATTENTION_ALIASES, report)
+
+
+def _respell(node: Node, aliases: Mapping[str, str], report: Report) -> Node:
+    if not isinstance(node.value, dict) or not node.value.keys() & aliases.keys():
         return node
     fields: dict[str, Node] = {}
     written: dict[str, Node] = node.value
     for key, child in written.items():
-        put(fields, MLP_ALIASES.get(key, key), child, report)
+        put(fields, aliases.get(key, key), child, report)
     return Node(fields, node.path)

@@ -114,6 +114,20 @@ STACK_CASES |= {
     for name, carry in _CARRIES.items()
 }
 
+STACK_CASES["selection-over-depth"] = {
+    "backbone": {
+        "d_model": D_MODEL,
+        "blocks": {
+            **_HYBRID_BLOCKS,
+            **{
+                name: {"mixer": {"type": "attention", **_ATTENTION, "selective": True, "selection_from": source}}
+                for name, source in (("v", "self"), ("g", "guide"), ("c", "accumulate"), ("p", "previous"))
+            },
+        },
+        "pattern": "v m g a c g s p",
+    }
+}
+
 CASES = {**MIXER_CASES, **STACK_CASES}
 
 

@@ -156,7 +156,7 @@ def test_every_mixer_has_a_section_for_partial_fields():
         name = spec.__name__.replace("Spec", "Section")
         section = SCHEMA["$defs"][name]
         assert "required" not in section
-        assert set(section["properties"]) - {"layer"} == set(spec.model_fields)
+        assert set(section["properties"]) - {"layer", "sim_head"} == set(spec.model_fields)
     assert set(MlpSection.model_fields) == {*MlpSpec.model_fields, "hidden_features", "activation"}
 
 

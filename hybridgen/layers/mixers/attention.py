@@ -1,7 +1,7 @@
 """Softmax attention with the parameter layout of mamba-ssm's MHA."""
 
 import math
-from typing import cast
+from typing import cast, overload
 
 import torch
 from jaxtyping import Float
@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from hybridgen.errors import UnsupportedError
 from hybridgen.layers.attention_core import Keys, Scoring, attend_causal, attend_everywhere
+from hybridgen.layers.carry import Carry, SelectionCarry
 from hybridgen.layers.kv_cache import AttentionState
 from hybridgen.layers.linear import BranchOutput, DepthwiseConv1d, Linear
 from hybridgen.layers.mixers.base import Mixer, MixerState, before, is_single_step, plain_span
 from hybridgen.layers.norms import Norm
 from hybridgen.layers.rotary import apply_rotary
 from hybridgen.layers.span import Span
+from hybridgen.ops.add_norm.plain import upcast
 from hybridgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
 from hybridgen.ops.gated_activation import gated_activation
 from hybridgen.ops.selective_attention import selective_attention
@@ -74,19 +76,43 @@ class Attention(Mixer):
             conv = torch.zeros(batch_size, self.qkv_dim, self.spec.d_conv - 1, dtype=dtype, device=device)
         k, v = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
         hidden = None
-        if self.spec.selective:
+        if self.spec.selective and self.spec.selection_from in ("self", "accumulate"):
             wide = torch.float64 if dtype == torch.float64 else torch.float32
             hidden = torch.zeros(batch_size, shape[2], dtype=wide, device=device)
         return AttentionState(k, v, window <= max_seqlen, conv, hidden)
 
+    @overload
     def forward(
         self, x: Float[Tensor, "B T D"], state: MixerState | None = None, span: Span | None = None
-    ) -> Float[Tensor, "B T D"]:
-        """Mixes the tokens; see `Mixer.forward`."""
+    ) -> Float[Tensor, "B T D"]: ...
+    @overload
+    def forward(
+        self, x: Float[Tensor, "B T D"], state: MixerState | None, span: Span | None, carry: Carry
+    ) -> tuple[Float[Tensor, "B T D"], Carry]: ...
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        state: MixerState | None = None,
+        span: Span | None = None,
+        carry: Carry | None = None,
+    ) -> Float[Tensor, "B T D"] | tuple[Float[Tensor, "B T D"], Carry]:
+        """Mixes the tokens; see `Mixer.forward`.
+
+        Args:
+            x: Layer input.
+            state: Made by `init_state`; advanced in place.
+            span: Where the tokens stand; None is a plain batch that begins at slot 0.
+            carry: What the attention layers before handed on; None is nothing.
+
+        Returns:
+            The output; with a carry given, also the carry for the layers behind.
+        """
         span = span or plain_span(x)
         memory = cast(AttentionState | None, state)
         q, k, v, mlp = self._project(x, memory, span)
-        return self._finish(x, self._attend(q, k, v, memory, span), mlp)
+        y, handed_on = self._attend(q, k, v, memory, span, carry or Carry())
+        out = self._finish(x, y, mlp)
+        return out if carry is None else (out, handed_on)
 
     def _project(
         self, x: Float[Tensor, "B T D"], state: AttentionState | None, span: Span
@@ -144,44 +170,62 @@ class Attention(Mixer):
         return q, k, v
 
     def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, state: AttentionState | None, span: Span
-    ) -> Float[Tensor, "B T H P"]:
+        self, q: Tensor, k: Tensor, v: Tensor, state: AttentionState | None, span: Span, carry: Carry
+    ) -> tuple[Float[Tensor, "B T H P"], Carry]:
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
         spec = self.spec
         sinks = self.sinks if spec.sink else None
         scoring = Scoring(self.scale, spec.logit_softcap, sinks, is_grouped=self.kv_heads != spec.num_heads)
         keys = Keys(k, v, span.offset) if state is None else state.extend(k, v, span.offset)
         if spec.selective:
-            y = self._select(q, keys, state, span)
+            y, selection = self._select(q, keys, state, span, carry.selection)
+            carry = carry._replace(selection=selection)
         elif spec.causal:
             y = attend_causal(q, keys, span.offset, span.starts, spec.window, scoring)
         else:
             y = attend_everywhere(q, keys, span.starts, scoring)
-        return y.transpose(1, 2)
+        return y.transpose(1, 2), carry
 
     def _select(
-        self, q: Float[Tensor, "B H T P"], keys: Keys, state: AttentionState | None, span: Span
-    ) -> Float[Tensor, "B H T P"]:
-        spec = self.spec
+        self,
+        q: Float[Tensor, "B H T P"],
+        keys: Keys,
+        state: AttentionState | None,
+        span: Span,
+        carry: SelectionCarry,
+    ) -> tuple[Float[Tensor, "B H T P"], SelectionCarry]:
+        spec, source = self.spec, self.spec.selection_from
         k, v = keys.in_order()
         starts = None
         if span.starts is not None:
             starts = span.starts - keys.first
         elif keys.first:
             starts = torch.full((q.shape[0], q.shape[2]), -keys.first, device=q.device)
+        chooses = source in ("self", "accumulate")
+        choosers = {"self": (), "accumulate": carry.chain, "previous": carry.chain, "guide": carry.used}[source]
+        over_time = carry.over_time if source == "guide" else source != "previous"
+        before = carry.hidden if source == "guide" else None
+        if chooses and state is not None:
+            before = state.hidden_of(keys.first, span.offset)
         y, hidden = selective_attention(
             q,
             k,
             v,
             self.scale,
-            spec.selection_head,
+            spec.selection_head if chooses else None,
             spec.protect_bos,
-            None if state is None else state.hidden_of(keys.first, span.offset),
+            before,
             starts,
             spec.window,
             spec.logit_softcap,
             self.sinks if spec.sink else None,
+            choosers=choosers,
+            over_time=over_time,
         )
-        if state is not None:
+        if chooses and state is not None:
             state.store_hidden(hidden.detach(), keys.first)
-        return y
+        if source == "guide":
+            return y, carry
+        head = spec.selection_head
+        own = (upcast(q[:, head]) * self.scale, k[:, head * self.kv_heads // spec.num_heads])
+        return y, SelectionCarry((*carry.chain, own), (*choosers, own) if chooses else choosers, over_time, before)

@@ -1,15 +1,12 @@
 """Attention whose scores are added to those of the attention layers before it."""
 
-from typing import cast
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hybridgen.layers.carry import Carry, ScoreCarry
 from hybridgen.layers.kv_cache import AttentionState
 from hybridgen.layers.mixers.attention import Attention
-from hybridgen.layers.mixers.base import MixerState, plain_span
-from hybridgen.layers.score_carry import ScoreCarry
 from hybridgen.layers.span import Span
 from hybridgen.ops.selective_attention import selective_attention
 from hybridgen.ops.selective_attention.blocks import Extras, Options, attend_densely
@@ -18,7 +15,7 @@ from hybridgen.spec.parts import NormSpec, ResidualAttnSpec
 
 
 class ResidualAttention(Attention):
-    """Attention that takes the scores of the layers before it, and hands on the sum; see `layers.score_carry`.
+    """Attention that takes the scores of the layers before it, and hands on the sum; see `layers.carry`.
 
     Its cache keeps every token whatever the window, since a later layer may look further than this one.
     """
@@ -28,29 +25,11 @@ class ResidualAttention(Attention):
         self.residual = residual
         self.reach = None
 
-    def forward(  # type: ignore[override]  # the block that calls it knows of the carry
-        self,
-        x: Float[Tensor, "B T D"],
-        state: MixerState | None = None,
-        span: Span | None = None,
-        carry: ScoreCarry | None = None,
-    ) -> tuple[Float[Tensor, "B T D"], ScoreCarry]:
-        """Mixes the tokens; see `Mixer.forward`.
-
-        Args:
-            x: Layer input.
-            state: Made by `init_state`; advanced in place.
-            span: Where the tokens stand; None is a plain batch that begins at slot 0.
-            carry: What the layer before handed on; None begins a chain.
-
-        Returns:
-            The output, and what the next layer takes.
-        """
-        span = span or plain_span(x)
-        memory = cast(AttentionState | None, state)
-        q, k, v, mlp = self._project(x, memory, span)
-        y, handed_on = self._attend_with(carry, q, k, v, memory, span)
-        return self._finish(x, y, mlp), handed_on
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, state: AttentionState | None, span: Span, carry: Carry
+    ) -> tuple[Float[Tensor, "B T H P"], Carry]:
+        y, scores = self._attend_with(carry.scores, q, k, v, state, span)
+        return y, carry._replace(scores=scores)
 
     def _attend_with(
         self, carry: ScoreCarry | None, q: Tensor, k: Tensor, v: Tensor, state: AttentionState | None, span: Span
@@ -60,6 +39,8 @@ class ResidualAttention(Attention):
         if state is not None:
             keys = state.extend(k, v, span.offset)
             k, v = keys.k, keys.v
+        if carry is not None and self.residual.every is not None and carry.layers >= self.residual.every:
+            carry = None
         layers = 1 if carry is None else carry.layers + 1
         share = 1 / layers if self.residual.carry == "mean" else 1.0
         head = spec.selection_head if spec.selective else None

@@ -1,4 +1,4 @@
-"""Residual attention: the scores that one attention layer hands to the next.
+"""What attention layers hand to later ones: their scores (residual attention), and what they hide (selection).
 
 With raw_l the scaled products of layer l's queries and keys, the scores of layer l are
 
@@ -9,14 +9,13 @@ With raw_l the scaled products of layer l's queries and keys, the scores of laye
 Source: arXiv 2012.11747 (RealFormer; `mean` is its `use_running_mean`).
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class ScoreCarry:
+class ScoreCarry(NamedTuple):
     """What a chain of attention layers has added up so far, in one of two forms.
 
     The scores themselves are a table of queries by keys; it costs no operations to add to it. The queries and keys
@@ -35,3 +34,34 @@ class ScoreCarry:
     scores: Float[Tensor, "B H T S"] | None = None
     queries: tuple[Float[Tensor, "B H T _"], ...] = ()
     keys: tuple[Float[Tensor, "B _ S _"], ...] = ()
+
+
+Chooser = tuple[Float[Tensor, "B T P"], Float[Tensor, "B S P"]]
+
+
+class SelectionCarry(NamedTuple):
+    """What the selective layers so far have chosen, as the queries and keys whose scores choose.
+
+    Attributes:
+        chain: Scaled queries and keys of the selection head of each layer so far, without those that a guide leads.
+        used: Those of them that made what the last of these layers hides.
+        over_time: Whether that adds up from token to token.
+        hidden: (B, S - T) what it hid at the first token of this call; None is nothing.
+    """
+
+    chain: tuple[Chooser, ...] = ()
+    used: tuple[Chooser, ...] = ()
+    over_time: bool = True
+    hidden: Float[Tensor, "B _"] | None = None
+
+
+class Carry(NamedTuple):
+    """All that attention layers hand on in one call of the stack.
+
+    Attributes:
+        scores: None begins a chain of residual attention.
+        selection: What selective layers have chosen.
+    """
+
+    scores: ScoreCarry | None = None
+    selection: SelectionCarry = SelectionCarry()
