@@ -14,26 +14,30 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
+from hybridgen.ops.selective_attention.in_place import ScoreTable
+
 
 class ScoreCarry(NamedTuple):
-    """What a chain of attention layers has added up so far, in one of two forms.
+    """What a chain of attention layers has added up so far, in one of three forms.
 
     The scores themselves are a table of queries by keys; it costs no operations to add to it. The queries and keys
     that they are the products of take memory linear in the length, and are kept for the backward pass in any case; but
-    layer l computes l products. The first form is for few queries at a time, the second for whole sequences in
-    training.
+    layer l computes l products. The first form is for few queries at a time, the second for long sequences in
+    training, and one table that all layers write into, with another for the gradient, for shorter ones.
 
     Attributes:
         layers: Attention layers in the chain so far.
-        scores: (B, H, T, S) their sum, float32 (float64 for float64); None in the other form.
+        scores: (B, H, T, S) their sum, float32 (float64 for float64); None in the other forms.
         queries: Per layer (B, H, T, P), scaled.
         keys: Per layer (B, K, S, P).
+        table: That of the third form.
     """
 
     layers: int
     scores: Float[Tensor, "B H T S"] | None = None
     queries: tuple[Float[Tensor, "B H T _"], ...] = ()
     keys: tuple[Float[Tensor, "B _ S _"], ...] = ()
+    table: ScoreTable | None = None
 
 
 Chooser = tuple[Float[Tensor, "B T P"], Float[Tensor, "B S P"]]

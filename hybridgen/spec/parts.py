@@ -80,6 +80,10 @@ class ResidualAttnSpec(Spec):
     """A new chain begins after so many attention layers; null is one chain through the stack."""
     cross_block: bool = True
     """Whether the scores pass layers with another mixer, as in hybrids; a new chain begins behind them otherwise."""
+    training: Literal["auto", "products", "table"] = "auto"
+    """What training holds, under raw and mean: the queries and keys of all layers, whose products are computed again in
+    each later layer (products), or all scores in one table, with another for their gradient (table); auto is the table
+    where both take up to 1 GiB, 8 * batch * heads * length^2 bytes. It changes time and memory, no result."""
 
 
 NAME_PATTERN = r"^[A-Za-z0-9._-]+$"

@@ -126,7 +126,7 @@ def _resolve_backbone(root: Node, head: Checked[Any], report: Report) -> dict[st
         check_causality(mixer, node, head, report)
     mixers = [checker.mixers[id(layer.mixer)] for layer in overrides.layers or () if layer.mixer is not None]
     if residual_attn is not None:
-        check_chain(mixers, fields["residual_attn"], report)
+        check_chain(residual_attn, mixers, fields["residual_attn"], report)
     check_selection(mixers, residual_attn is not None, report)
     checker.check_rest(stack, [*stack.unused, *overrides.changes])
     if report or settings.spec is None or overrides.layers is None:

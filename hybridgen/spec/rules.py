@@ -84,9 +84,14 @@ def check_norm(norm: Checked[NormSpec], node: Node, report: Report) -> None:
         report.add(node.place_of(("final_bias",)), "bias: true gives all norms a bias, the last one too", "remove it")
 
 
-def check_chain(mixers: Iterable[tuple[Checked[Any], Node]], node: Node, report: Report) -> None:
+def check_chain(chained: Checked[Any], mixers: Iterable[tuple[Checked[Any], Node]], node: Node, report: Report) -> None:
     """Reports layers that cannot hand on their attention scores, or take those handed on."""
-    mixers = list(mixers)
+    mixers, spec = list(mixers), chained.spec
+    if spec is not None and spec.carry == "upstream" and spec.training != "auto":
+        message = (
+            f"training is for carry 'raw' or 'mean', whose scores are sums of products; given {shown(spec.training)}"
+        )
+        report.add(node.place_of(("training",)), message, "remove it, or write carry: raw")
     chain = [(mixer, place) for mixer, place in mixers if isinstance(mixer.spec, AttentionSpec)]
     if mixers and not chain and all(mixer.spec is not None for mixer, _ in mixers):
         report.add(node.path, "residual_attn needs attention layers; there are none", "remove it")

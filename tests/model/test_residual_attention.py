@@ -8,6 +8,7 @@ import torch
 import hybridgen as hg
 from hybridgen.layers.mixers import residual_attention
 from hybridgen.layers.mixers.residual_attention import ResidualAttention
+from hybridgen.ops.selective_attention.in_place import attend_in_place
 from tests.helpers.tolerances import assert_close
 
 D = 32
@@ -46,9 +47,12 @@ def by_hand(model: Any, x: torch.Tensor, carry: str) -> torch.Tensor:
     return model.backbone.norm_f(x)
 
 
-@pytest.mark.parametrize("carry", ["raw", "mean", "upstream"])
-def test_both_forms_are_the_tables_by_hand(carry):
-    model, x = build({"carry": carry}, {}, {}, {}), tokens(37)
+@pytest.mark.parametrize(
+    ("carry", "training"),
+    [("raw", "products"), ("raw", "table"), ("mean", "products"), ("mean", "table"), ("upstream", "auto")],
+)
+def test_every_form_is_the_tables_by_hand(carry, training):
+    model, x = build({"carry": carry, "training": training}, {}, {}, {}), tokens(137)
     expected = by_hand(model, x, carry)
     assert_close(model(x), expected)
     with torch.no_grad():
@@ -64,7 +68,62 @@ def test_training_makes_no_table(monkeypatch):
         raise AssertionError("a table of scores was made")
 
     monkeypatch.setattr(residual_attention, "attend_densely", forbidden)
-    build(True, {}, {"selective": True})(tokens(20)).sum().backward()
+    monkeypatch.setattr(residual_attention, "attend_in_place", forbidden)
+    build({"training": "products"}, {}, {"selective": True})(tokens(20)).sum().backward()
+
+
+VARIED: list[dict[str, Any]] = [
+    {"selective": True, "sink": True, "num_heads_kv": 1},
+    {"window": 5, "logit_softcap": 3.0},
+    {"selective": True, "selection_head": 2, "protect_bos": False, "head_dim": 6},
+]
+
+
+@pytest.mark.parametrize("carry", ["raw", "mean"])
+@pytest.mark.parametrize("every", [None, 2])
+def test_one_table_equals_products(carry, every):
+    """Gradients too, for layers that differ in all they may differ in, with padding and a state before the tokens."""
+    grads, outputs = [], []
+    for training in ("products", "table"):
+        model = build({"carry": carry, "every": every, "training": training}, *VARIED)
+        x = tokens(150)
+        mask = torch.arange(150) >= torch.tensor([[0], [7]])
+        state = model.init_state(2, 150)
+        with torch.no_grad():
+            model(x[:, :9], state=state, mask=mask[:, :9])
+        later = model(x[:, 9:], state=state)
+        whole = model(x, mask=mask)
+        outputs += [torch.cat((later, whole), dim=1)]
+        grads.append(torch.autograd.grad(outputs[-1].square().sum(), list(model.parameters())))
+    assert_close(outputs[1], outputs[0])
+    for given, wanted in zip(*grads, strict=True):
+        assert_close(given, wanted)
+
+
+def test_the_table_is_used_where_it_fits(monkeypatch):
+    model, x = build(True, {}, {}), tokens(20)
+    used = []
+    monkeypatch.setattr(residual_attention, "attend_in_place", lambda *a: used.append(1) or attend_in_place(*a))
+    model(x).sum().backward()
+    assert len(used) == 2
+    monkeypatch.setattr(residual_attention, "TABLE_BYTES", 2 * 8 * 2 * 4 * 20 * 20 - 1)
+    model(x).sum().backward()
+    assert len(used) == 2
+
+
+def test_one_table_goes_back_once():
+    model, x = build({"training": "table"}, {}, {}), tokens(20)
+    y = model(x).sum()
+    y.backward(retain_graph=True)
+    with pytest.raises(hg.UnsupportedError, match="training: products"):
+        y.backward()
+    y = model(x).sum()
+    y.backward()
+
+
+def test_training_is_no_choice_where_scores_are_no_sum():
+    with pytest.raises(hg.SpecError, match="training is for carry 'raw' or 'mean'"):
+        build({"carry": "upstream", "training": "table"}, {}, {})
 
 
 def test_inference_makes_no_table_of_more_rows_than_a_piece(monkeypatch):
@@ -102,7 +161,7 @@ def test_every_begins_a_new_chain():
     model = build({"every": 2}, {}, {}, {}, {})
     seen: list[int] = []
     for layer in model.backbone.layers:
-        layer.mixer.register_forward_hook(lambda _m, _a, out: seen.append(out[1].layers))
+        layer.mixer.register_forward_hook(lambda _m, _a, out: seen.append(out[1].scores.layers))
     model(tokens(5))
     assert seen == [1, 2, 1, 2]
 
@@ -115,7 +174,7 @@ def test_other_mixers_pass_the_scores_or_not(cross_block, expected):
     seen: list[int] = []
     for layer in model.backbone.layers:
         if isinstance(layer.mixer, ResidualAttention):
-            layer.mixer.register_forward_hook(lambda _m, _a, out: seen.append(out[1].layers))
+            layer.mixer.register_forward_hook(lambda _m, _a, out: seen.append(out[1].scores.layers))
     model(tokens(5).float())
     assert seen == expected
 

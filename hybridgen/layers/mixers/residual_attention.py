@@ -1,5 +1,7 @@
 """Attention whose scores are added to those of the attention layers before it."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -10,8 +12,12 @@ from hybridgen.layers.mixers.attention import Attention
 from hybridgen.layers.span import Span
 from hybridgen.ops.selective_attention import selective_attention
 from hybridgen.ops.selective_attention.blocks import Extras, Options, attend_densely
+from hybridgen.ops.selective_attention.in_place import ScoreTable, attend_in_place
 from hybridgen.spec.mixers import AttentionSpec
 from hybridgen.spec.parts import NormSpec, ResidualAttnSpec
+
+TABLE_BYTES = 2**30
+"""Up to this size the two tables of a chain in training are held, unless `residual_attn.training` says otherwise."""
 
 
 class ResidualAttention(Attention):
@@ -46,10 +52,14 @@ class ResidualAttention(Attention):
         head = spec.selection_head if spec.selective else None
         hidden = None if state is None else state.hidden_of(0, span.offset)
         sinks = self.sinks if spec.sink else None
-        begins_with_products = torch.is_grad_enabled() and self.residual.carry != "upstream"
-        if begins_with_products if carry is None else carry.scores is None:
-            queries = (*(carry.queries if carry else ()), q * self.scale)
-            all_keys = (*(carry.keys if carry else ()), k)
+        options = Options(self.scale, head, spec.protect_bos, spec.window, spec.logit_softcap, spec.causal)
+        extras = Extras(sinks, span.starts)
+        form = self._form(q, k) if carry is None else carry
+        if form.table is not None:
+            y, hidden = attend_in_place(form.table, q, k, v, hidden, extras, options, share)
+            handed_on = ScoreCarry(layers, table=form.table)
+        elif form.scores is None:
+            queries, all_keys = (*form.queries, q * self.scale), (*form.keys, k)
             y, hidden = selective_attention(
                 queries,
                 all_keys,
@@ -66,11 +76,23 @@ class ResidualAttention(Attention):
             )
             handed_on = ScoreCarry(layers, queries=queries, keys=all_keys)
         else:
-            options = Options(self.scale, head, spec.protect_bos, spec.window, spec.logit_softcap, spec.causal)
-            before = None if carry is None else carry.scores
-            found = attend_densely(q, k, v, hidden, Extras(sinks, span.starts), options, before, share)
+            before = form.scores if form.layers else None
+            found = attend_densely(q, k, v, hidden, extras, options, before, share)
             y, hidden = found.y, found.hidden
             handed_on = ScoreCarry(layers, found.logits if self.residual.carry == "upstream" else found.total)
         if state is not None:
             state.store_hidden(hidden.detach(), 0)
         return y.transpose(1, 2), handed_on
+
+    def _form(self, q: Tensor, k: Tensor) -> ScoreCarry:
+        """Begins a chain, in the form that suits queries (B, H, T, P) and keys (B, K, S, P)."""
+        wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+        shape = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+        if self.residual.carry == "upstream" or not torch.is_grad_enabled():
+            return ScoreCarry(0, scores=q.new_empty(0, dtype=wide))
+        training = self.residual.training
+        if training == "auto":
+            # A compiled graph cannot follow a table that layers change in turn.
+            fits = 2 * math.prod(shape) * wide.itemsize <= TABLE_BYTES
+            training = "table" if fits and not torch.compiler.is_compiling() else "products"
+        return ScoreCarry(0, table=ScoreTable(q.new_empty(shape, dtype=wide))) if training == "table" else ScoreCarry(0)
