@@ -71,6 +71,22 @@ def tiny_hybrid(d_model: int = 64) -> int:
     return 1000 * d_model + 6 * mamba2_layer(d_model, d_model, state=32, headdim=16) + 2 * attention_layer + d_model
 
 
+def realformer(d_model: int = 768) -> int:
+    """Everything has a bias; of the 24 norms, each behind a branch, the last is the norm of the stack."""
+    projections = attention(d_model, 12, 12, 64) + 4 * d_model
+    mlp = 2 * d_model * 3072 + 3072 + d_model
+    return 30528 * d_model + 12 * (projections + mlp + 2 * 2 * d_model)
+
+
+def selective_100m(d_model: int = 768) -> int:
+    return 8192 * d_model + 12 * (2 * d_model + attention(d_model, 12, 12, 64) + 2 * d_model * 3072) + d_model
+
+
+def hybrid_selective(d_model: int = 768) -> int:
+    attention_layer = 2 * d_model + attention(d_model, 12, 4, 64) + 3 * d_model * 2048
+    return 32000 * d_model + 12 * mamba2_layer(d_model, d_model) + 4 * attention_layer + d_model
+
+
 PARAMETERS = {
     "zonos-v0.1-hybrid": zonos_hybrid(),
     "zonos-v0.1-transformer": zonos_transformer(),
@@ -87,6 +103,9 @@ PARAMETERS = {
     "mamba2attn-2.7b": mamba2attn(),
     "llama-like-1b": llama_like(),
     "tiny-hybrid": tiny_hybrid(),
+    "realformer-base": realformer(),
+    "selective-100m": selective_100m(),
+    "hybrid-selective": hybrid_selective(),
 }
 # Counted on the upstream classes themselves, and on TinyLlama's published checkpoint.
 PUBLISHED = {
