@@ -152,6 +152,7 @@ BLOCK = "backbone.blocks.layer"
     [
         (f"{BLOCK}.mixer.protect_bos", False, "layer 0: mixer.protect_bos: False"),
         (f"{BLOCK}.mixer.selection_head", 1, "layer 0: mixer.selection_head: 1"),
+        (f"{BLOCK}.mixer.selection_from", "previous", "layer 0: mixer.selection_from: 'previous'"),
         (f"{BLOCK}.mixer.qk_norm", "head", "mixer.qk_norm: 'head'"),
         (f"{BLOCK}.mixer.softmax_scale", 1.0, "mixer.softmax_scale: 1.0"),
         (f"{BLOCK}.mixer.rotary_emb_interleaved", False, "mixer.rotary_emb_interleaved: False"),

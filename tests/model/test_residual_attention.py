@@ -100,6 +100,29 @@ def test_one_table_equals_products(carry, every):
         assert_close(given, wanted)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("carry", ["raw", "mean", "upstream"])
+def test_both_together_in_smaller_types(carry, dtype):
+    """Outputs with and without gradients, and gradients, near those of float64; the carried scores stay in float32."""
+    both = {"selective": True, "sink": True}
+    for training in ("auto", "products") if carry != "upstream" else ("auto",):
+        model, x = build({"carry": carry, "training": training}, both, {**both, "window": 9}, both), tokens(40)
+        wanted = model(x)
+        grads = torch.autograd.grad(wanted.square().mean(), list(model.parameters()))
+        model.to(dtype)
+        found = model(x.to(dtype))
+        assert found.dtype == dtype
+        with torch.no_grad():
+            in_pieces = model(x.to(dtype))
+        bound = {torch.float32: 1e-5, torch.bfloat16: 0.06, torch.float16: 0.01}[dtype]
+        for y in (found, in_pieces):
+            assert (y.double() - wanted).norm() <= bound * wanted.norm()
+        for given, grad in zip(
+            torch.autograd.grad(found.float().square().mean(), list(model.parameters())), grads, strict=True
+        ):
+            assert (given.double() - grad).norm() <= 5 * bound * grad.norm() + 1e-3 * bound
+
+
 def test_the_table_is_used_where_it_fits(monkeypatch):
     model, x = build(True, {}, {}), tokens(20)
     used = []

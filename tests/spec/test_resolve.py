@@ -143,6 +143,15 @@ def test_another_type_replaces_the_mixer():
     assert resolved(same).backbone.layers[0].mixer == Mamba2Spec(type="mamba2", d_state=64, bias=True)
 
 
+def test_sim_head_is_selection_head_wherever_attention_is_written():
+    overrides = [{"layers": [3], "attn": {"sim_head": 2}}, {"layers": [7], "mixer": {"sim_head": 3}}]
+    layers = resolved(changed(SHORT, attn_selective=True, attn_sim_head=1, overrides=overrides)).backbone.layers
+    assert [layers[index].mixer.selection_head for index in (3, 7, 11)] == [2, 3, 1]
+    written = {"type": "attention", "num_heads": 8, "selective": True, "sim_head": 5}
+    document = {"backbone": {"d_model": 64, "blocks": {"a": {"mixer": written}}, "pattern": "a"}}
+    assert resolved(document).backbone.layers[0].mixer.selection_head == 5
+
+
 def test_parts_can_be_added_and_removed():
     overrides = [{"layers": [0], "mlp": {"hidden_features": 64}}, {"layers": [3], "mixer": None}]
     layers = resolved(changed(SHORT, overrides=overrides)).backbone.layers

@@ -57,6 +57,7 @@ def test_upstream_configurations_are_accepted(document):
         changed(SHORT, mlp={"activation": "swish"}, attn={}, attn_num_heads=8),
         changed(SHORT, overrides=[{"layers": "3::4", "attn": {"window": 5}, "mlp": None}]),
         changed(SHORT, overrides=[{"layers": [-1], "mixer": {"type": "mamba1"}, "mlp": {"hidden_features": 4}}]),
+        changed(SHORT, attn_selective=True, attn_sim_head=1, overrides=[{"layers": [3], "attn": {"sim_head": 2}}]),
         changed(LONG, n_layer=18),
         changed(LONG, pattern=["m", "a"]),
         {**SHORT, "defaults": ["base", {"override": "x"}, "_self_"]},
