@@ -92,14 +92,14 @@ def test_faults_say_what_and_where(text, offset, message):
 
 @pytest.mark.parametrize("text", ["(" * 100_000, "a*9999 " * 1000, "((((a*10)*10)*10)*10)*10", "a " * 100_000])
 def test_hostile_patterns_fail_fast(text):
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(PatternError):
         expand_pattern(text)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_the_longest_stacks_are_compressed_in_time():
-    start = time.perf_counter()
+    start = time.process_time()
     names = [f"b{i % 7}" if i % 11 else "w" for i in range(MAX_LAYERS)]
     assert expand_pattern(compress_pattern(names)) == tuple(names)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5

@@ -240,10 +240,10 @@ def test_shared_lists_that_expand_without_end_are_a_fault():
     bomb: list = [0]
     for _ in range(40):
         bomb = [bomb, bomb]
-    start = time.perf_counter()
+    start = time.process_time()
     texts = texts_of(changed(SHORT, ssm=bomb))
     assert any("the document has more than 500000 values" in text for text in texts)
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", 3 + 4j])
@@ -273,9 +273,9 @@ def test_a_64_layer_document_resolves_within_10_ms():
     resolved(document)
     seconds = []
     for _ in range(9):
-        start = time.perf_counter()
+        start = time.process_time()
         resolved(document)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert min(seconds) < 0.010
 
 

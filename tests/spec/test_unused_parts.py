@@ -52,7 +52,7 @@ def test_what_an_unused_section_leaves_out_is_no_fault():
 
 
 def test_many_overrides_of_many_layers_take_no_time():
-    began = time.perf_counter()
+    began = time.process_time()
     many = [{"layers": "all", "ssm": {"d_state": 8 + index % 50}} for index in range(1000)]
     document = changed(SHORT, n_layer=10_000, overrides=many)
     assert ModelSpec.model_validate(document).backbone.layers[0].mixer.d_state == 8 + 999 % 50
@@ -65,7 +65,7 @@ def test_many_overrides_of_many_layers_take_no_time():
         "backbone.overrides[599].ssm: the overrides change layers that differ more than 50,000 times; "
         "write blocks and a pattern instead"
     ]
-    assert time.perf_counter() - began < 10  # two seconds; the bound is for a busy machine
+    assert time.process_time() - began < 10  # two seconds; the bound is for a busy machine
 
 
 def _eps(value):
