@@ -1,7 +1,7 @@
-"""Which code runs an operator: plain PyTorch, our own extension, or CUDA kernels of mamba-ssm and causal-conv1d.
+"""Which code runs an operator: plain PyTorch, our own extension or Triton kernels, or CUDA kernels of other projects.
 
-`auto` takes the first of `mamba_ssm` and `native` that is there for the tensors' device and can do the very call;
-otherwise plain PyTorch. The other names insist.
+`auto` takes the first of `mamba_ssm`, `triton` (on CUDA) and `native` that is there for the tensors' device and can do
+the very call; otherwise plain PyTorch. The other names insist.
 """
 
 import importlib.metadata
@@ -16,7 +16,7 @@ from typing import Literal, TypedDict, get_args
 import torch
 
 from hybridgen.errors import BackendUnavailableError
-from hybridgen.ops import native
+from hybridgen.ops import native, triton
 from hybridgen.ops.kernels import (
     INSTALL_COMMANDS,
     INSTALL_NOTES,
@@ -26,11 +26,12 @@ from hybridgen.ops.kernels import (
     missing_kernel,
 )
 
-BackendName = Literal["auto", "torch", "native", "mamba_ssm"]
+BackendName = Literal["auto", "torch", "native", "triton", "mamba_ssm"]
 BACKEND_NAMES: tuple[str, ...] = get_args(BackendName)
-OPERATORS: tuple[str, ...] = (*KERNELS, "gated_activation", "add_norm", "linear")
+OPERATORS: tuple[str, ...] = (*KERNELS, "gated_activation", "add_norm", "linear", "selective_attention")
 _NATIVE_ON_CUDA = ("gated_activation",)
-_PREFERENCE = ("mamba_ssm", "native")
+_WITHOUT_NATIVE = ("selective_attention",)
+_PREFERENCE = ("mamba_ssm", "triton", "native")
 
 
 class _Block:
@@ -65,7 +66,7 @@ def use_backend(name: BackendName) -> Iterator[None]:
     that are open in any of them count.
 
     Args:
-        name: `auto`, `torch`, `native` or `mamba_ssm`. An operator that has no such backend at all goes by `auto`.
+        name: `auto`, `torch`, `native`, `triton` or `mamba_ssm`. An operator that has no such backend at all goes by `auto`.
 
     Raises:
         BackendUnavailableError: There is no backend of this name.
@@ -121,7 +122,7 @@ def pick(
         if (
             candidate in refusals
             # The cheapest question first: this runs for every operator of every decoded token.
-            and (candidate != "mamba_ssm" or device_type in KERNEL_DEVICES)
+            and (candidate == "native" or device_type in KERNEL_DEVICES)
             and _unavailable(candidate, op, device_type) is None
             and refusals[candidate](*arguments) is None
         ):
@@ -147,6 +148,10 @@ def _unavailable(name: str, op: str, device_type: str) -> str | None:
         if missing is None and device_type not in KERNEL_DEVICES:
             return f"its kernel runs on {' and '.join(KERNEL_DEVICES)} only, not on {device_type}"
         return missing
+    if name == "triton":
+        return triton.missing(device_type)
+    if op in _WITHOUT_NATIVE:
+        return "hybridgen's extension has no kernel for it"
     if device_type == "cuda" and op not in _NATIVE_ON_CUDA:
         return "hybridgen's extension has no CUDA kernel for it"
     return native.missing(device_type)
@@ -157,6 +162,8 @@ def _advice(name: str, op: str) -> str:
         return install_advice(op)
     if name == "native" and not native.LOADED:
         return native.ADVICE
+    if name == "triton" and triton.missing("cuda") == triton.NOT_INSTALLED:
+        return triton.ADVICE
     return "backend='torch' or 'auto' can"
 
 
@@ -229,7 +236,7 @@ _PACKAGES = {
     "omegaconf": "reading documents",
     "hydra-core": "overrides and defaults lists",
     "safetensors": "saving and loading",
-    "triton": "mamba-ssm's Mamba-2 and one-token kernels, torch.compile on CUDA",
+    "triton": "CUDA kernels of selective_attention, mamba-ssm's Mamba-2 and one-token kernels, torch.compile on CUDA",
     "mamba-ssm": "CUDA kernels of selective_scan and ssd_scan and their one-token updates",
     "causal-conv1d": "CUDA kernels of causal_conv1d and its one-token update",
     "transformers": "tests against a second implementation",
@@ -283,7 +290,8 @@ def _devices() -> list[DeviceReport]:
 
 
 def _operator(op: str, kind: str) -> OperatorReport:
-    others = {name: _unavailable(name, op, kind) for name in _PREFERENCE if name == "native" or op in KERNELS}
+    has = {"native": True, "triton": op in triton.TRITON_OPERATORS, "mamba_ssm": op in KERNELS}
+    others = {name: _unavailable(name, op, kind) for name in _PREFERENCE if has[name]}
     taken = next((name for name, reason in others.items() if reason is None), "torch")
     reasons = {name: reason or f"{taken} comes first" for name, reason in others.items() if name != taken}
     if taken != "torch":
