@@ -7,7 +7,7 @@ DEMO := demo-output/tiny-hybrid
 
 .DEFAULT_GOAL := help
 .PHONY: help setup format check check-format check-lint check-types check-spelling check-sizes \
-	test test-isa test-gpu ext-cuda-check tsan bench bench-start docs demo clean
+	test test-isa test-gpu ext-cuda-check triton-check tsan bench bench-start docs demo clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ test-gpu: ## Run the GPU tests and time the operations, on a machine with CUDA
 
 ext-cuda-check: setup ## Compile the CUDA sources for all architectures and fail on register spills; needs nvcc, no GPU
 	$(BIN)/python scripts/check_cuda_build.py
+
+triton-check: setup ## Compile every variant of the Triton kernels and fail on register spills; needs no GPU (10 minutes)
+	$(BIN)/python scripts/check_triton_build.py
 
 bench: setup ## Measure the operators and whole models against their peers (about an hour; see also bench-start)
 	$(BIN)/python scripts/bench_ops.py

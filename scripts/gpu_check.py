@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hybridgen.errors import BackendUnavailableError
 from hybridgen.ops import native
 from hybridgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
 from hybridgen.ops.gated_activation import gated_activation
+from hybridgen.ops.selective_attention import selective_attention
 from hybridgen.ops.selective_scan import selective_scan, selective_state_update
 from hybridgen.ops.ssd import ssd_scan, ssd_update
 
@@ -88,6 +90,26 @@ def time_operators(device: str, size: tuple[int, int, int]) -> list[dict[str, An
     ]
 
 
+def time_selection(device: str, length: int = 4096) -> list[dict[str, Any]]:
+    """Times selective attention on our Triton kernels and on the blocks against plain causal attention."""
+    rows = []
+    for dtype, batch in ((torch.bfloat16, 1), (torch.bfloat16, 8), (torch.float32, 1)):
+        q, k, v = (torch.randn(batch, 8, length, 64, device=device, dtype=dtype).requires_grad_() for _ in range(3))
+        calls: dict[str, Callable[[str], Tensor]] = {
+            "sdpa": lambda _, q=q, k=k, v=v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+            **dict.fromkeys(
+                ("triton", "torch"), lambda b, q=q, k=k, v=v: selective_attention(q, k, v, 0.125, backend=b)[0]
+            ),
+        }
+        times = {name: time_operator(call, name, device, is_step=False) for name, call in calls.items()}
+        for name, found in times.items():
+            ratios = {
+                f"{key}_to_sdpa": value / times["sdpa"][key] for key, value in found.items() if key.endswith("ms")
+            }
+            rows.append({"what": name, "dtype": str(dtype), "batch": batch, "length": length, **found, **ratios})
+    return rows
+
+
 def gate_bandwidth(device: str, shape: tuple[int, int], dtype: torch.dtype) -> list[dict[str, Any]]:
     """Compares the gate's memory traffic per second with that of a plain copy, 100 launches in a row."""
     value, gate, grad = (torch.randn(shape, device=device, dtype=dtype) for _ in range(3))
@@ -133,6 +155,14 @@ def main() -> int:
     for row in table:
         times = [f"{row[key]:9.3f} ms" if key in row else " " * 12 for key in ("forward_ms", "training_ms")]
         print(f"{row['op']:24}{row['backend']:11}{times[0]}  {times[1]}  {row.get('unavailable', '')[:80]}")
+    selection = time_selection(options.device, 4096 if options.device != "cpu" else 256)
+    for row in selection:
+        parts = [
+            f"{row[key]:9.3f} ms, {row[f'{key}_to_sdpa']:5.2f} of SDPA" if key in row else " " * 28
+            for key in ("forward_ms", "training_ms")
+        ]
+        shape = f"{row['dtype'][6:]} {row['batch']} x {row['length']}"
+        print(f"selective_attention {row['what']:7}{shape:18}{parts[0]}  {parts[1]}  {row.get('unavailable', '')[:80]}")
     gates = []
     if native.missing(options.device) is None:
         for dtype in (torch.bfloat16, torch.float32):
@@ -140,7 +170,14 @@ def main() -> int:
     for row in gates:
         print(f"gate {row['dtype']:15}{row['way']:9}{row['GB/s']:8.0f} GB/s, {row['ratio']:.2f} of a copy")
     name = torch.cuda.get_device_name() if options.device != "cpu" else "cpu"
-    report = {"device": name, "torch": torch.__version__, "tests": tests, "times": table, "gate": gates}
+    report = {
+        "device": name,
+        "torch": torch.__version__,
+        "tests": tests,
+        "times": table,
+        "selection": selection,
+        "gate": gates,
+    }
     options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return int(tests["exit_status"])
 

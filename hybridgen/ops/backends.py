@@ -66,7 +66,8 @@ def use_backend(name: BackendName) -> Iterator[None]:
     that are open in any of them count.
 
     Args:
-        name: `auto`, `torch`, `native`, `triton` or `mamba_ssm`. An operator that has no such backend at all goes by `auto`.
+        name: `auto`, `torch`, `native`, `triton` or `mamba_ssm`. An operator that has no such
+            backend at all goes by `auto`.
 
     Raises:
         BackendUnavailableError: There is no backend of this name.

@@ -1,4 +1,4 @@
-"""Whether our Triton kernels can run. They are compiled when first called, so there is nothing to build or install here."""
+"""Whether our Triton kernels can run. They are compiled when first called, so there is nothing to build."""
 
 import contextlib
 import functools

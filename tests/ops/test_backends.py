@@ -86,12 +86,12 @@ def test_the_context_chooses_and_the_argument_wins(nothing_installed):
 
 
 def test_unknown_names_are_refused(no_shape_checks):
-    message = "there is no backend 'triton'; the names are auto, torch, native, mamba_ssm"
-    with pytest.raises(BackendUnavailableError) as error, use_backend("triton"):
+    message = "there is no backend 'cudnn'; the names are auto, torch, native, triton, mamba_ssm"
+    with pytest.raises(BackendUnavailableError) as error, use_backend("cudnn"):
         pass
     assert str(error.value) == message
     with pytest.raises(BackendUnavailableError) as error:
-        _conv(backend="triton")
+        _conv(backend="cudnn")
     assert str(error.value) == message
 
 
@@ -194,6 +194,7 @@ def test_report_is_plain_data_about_every_operator(nothing_installed):
     assert "MAMBA_FORCE_BUILD=TRUE" in packages["mamba-ssm"]["install"]
     rows = {row["operator"]: row for row in data["operators"] if row["device"] == "cpu"}
     assert set(rows) == set(OPERATORS)
+    assert rows.pop("selective_attention")["backend"] == "torch"
     assert all(row["backend"] == "native" for row in rows.values())
     assert rows["ssd_scan"]["others"] == {
         "mamba_ssm": "mamba-ssm is not installed",
@@ -217,6 +218,7 @@ def test_without_the_extension_plain_torch_runs_and_one_warning_says_so(monkeypa
 def test_report_names_the_kernels_where_they_run(monkeypatch):
     FakeKernels(monkeypatch)
     rows = {row["operator"]: row["backend"] for row in report()["operators"]}
+    assert rows.pop("selective_attention") == "torch"
     ours = {op: rows.pop(op) for op in ("gated_activation", "add_norm", "linear")}
     assert set(ours.values()) == {"native"}
     assert set(rows.values()) == {"mamba_ssm"}

@@ -24,7 +24,13 @@ def _run(*arguments: str, **variables: str) -> str:
     environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), **variables}
     environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return done.stdout
@@ -41,7 +47,7 @@ def test_kernels_under_the_interpreter_equal_the_reference():
 
 @NEEDS_TRITON
 def test_kernels_compile_for_hopper(tmp_path):
-    """To machine code, with every option; all variants: `make ext-cuda-check`."""
+    """To machine code, with every option; all variants: `make triton-check`."""
     said = _run("scripts/check_triton_build.py", "--quick", TRITON_CACHE_DIR=str(tmp_path))
     rows = [line.split() for line in said.splitlines()[2:]]
     assert {row[0] for row in rows} == {

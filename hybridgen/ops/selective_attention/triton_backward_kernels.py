@@ -28,7 +28,7 @@ from hybridgen.ops.selective_attention.triton_kernels import (
 @triton.jit
 @no_type_check
 def row_products(y, dy, inner, T, V: tl.constexpr, V_PAD: tl.constexpr, ROWS: tl.constexpr):
-    """inner (B, H, T): rowsum(dy y)."""
+    """Inner (B, H, T): rowsum(dy y)."""
     blocks = tl.cdiv(T, ROWS)
     begin, both = tl.program_id(0) % blocks * ROWS, tl.cast(tl.program_id(0) // blocks, tl.int64)
     rows = rows_of(y + both * T * V, begin, T, V, ROWS, V, V_PAD).to(tl.float32)
@@ -47,7 +47,7 @@ def hidden_of(
     """F of a tile; None if nothing is hidden."""
     if CHOOSER is None:
         return None
-    else:  # noqa: RET505
+    else:
         G = chosen_by_head(
             chooser, chooser_k, start, slopes, query, key, key_begin, seen, k_s, S, scale, softcap, CHOOSER, PROTECT, P,
             P_PAD, KEYS, PRECISION,
@@ -133,7 +133,7 @@ def choice_gradients(
     block_begin, table_rows, CHOOSER: tl.constexpr, GROUP: tl.constexpr, PROTECT: tl.constexpr, P: tl.constexpr,
     P_PAD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """choices (B, table_rows, S): the gradient of the selection head's q k^T by way of F; zero where nothing is chosen.
+    """Choices (B, table_rows, S): the gradient of the selection head's q k^T by way of F; zero where nothing is chosen.
 
     later (.., B, S) is the gradient of F in the blocks behind each block.
     """
@@ -154,7 +154,8 @@ def choice_gradients(
         chooser = rows_of(q + batch * q_b + CHOOSER * q_h, begin, T, q_t, ROWS, P, P_PAD)
         G = chosen_by_head(
             chooser, k + batch * k_b + CHOOSER // GROUP * k_h, start, slopes, query, key, key_begin,
-            seen_tile(query, key, start, window, S), k_s, S, scale, softcap, CHOOSER, PROTECT, P, P_PAD, KEYS, PRECISION,
+            seen_tile(query, key, start, window, S), k_s, S, scale, softcap, CHOOSER, PROTECT, P, P_PAD, KEYS,
+            PRECISION,
         )  # fmt: skip
         dF = tl.load(table + here, mask=inside, other=0.0)
         behind = later + (tl.cast(place, tl.int64) * batches + batch) * S + key
@@ -173,7 +174,7 @@ def query_gradients(
     P: tl.constexpr, V: tl.constexpr, P_PAD: tl.constexpr, V_PAD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dq (B, H, T, P); chooser_dq (B, T, P) is added for the selection head. One block of one head per program."""
+    """Dq (B, H, T, P); chooser_dq (B, T, P) is added for the selection head. One block of one head per program."""
     blocks = tl.cdiv(T, ROWS)
     block, both = blocks - 1 - tl.program_id(0) % blocks, tl.cast(tl.program_id(0) // blocks, tl.int64)
     batch, head = both // heads, both % heads
@@ -219,7 +220,7 @@ def key_gradients(
     P: tl.constexpr, V: tl.constexpr, P_PAD: tl.constexpr, V_PAD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dk (B, K, S, P), dv (B, K, S, V); chooser_dk (B, S, P) is added for the selection head's keys.
+    """Dk (B, K, S, P), dv (B, K, S, V); chooser_dk (B, S, P) is added for the selection head's keys.
 
     One tile of keys of one key head per program, and all its query heads inside.
     """
@@ -241,8 +242,8 @@ def key_gradients(
             F = hidden_of(
                 rows_of(q + batch * q_b + CHOOSER * q_h, begin, T, q_t, ROWS, P, P_PAD),
                 k + batch * k_b + CHOOSER // GROUP * k_h,
-                carries + (tl.cast(begin // ROWS, tl.int64) * batches + batch) * S, start, slopes, query, key, key_begin,
-                seen, k_s, S, scale, softcap, CHOOSER, PROTECT, P, P_PAD, KEYS, PRECISION,
+                carries + (tl.cast(begin // ROWS, tl.int64) * batches + batch) * S, start, slopes, query, key,
+                key_begin, seen, k_s, S, scale, softcap, CHOOSER, PROTECT, P, P_PAD, KEYS, PRECISION,
             )  # fmt: skip
         for member in range(0, GROUP):
             head = key_head * GROUP + member

@@ -6,7 +6,7 @@ of one head per program, walks over its keys in tiles of KEYS with an online sof
 tile of F again from the carry and the selection head's scores. No table of queries by keys reaches memory.
 
 Of every kernel: q, k, v are dense in the last dimension and have the strides named after them; the rest is contiguous;
-an argument that is None is compiled away; CHOOSER is the selection head or None, GROUP the query heads per key head, and
+an argument that is None is compiled away; CHOOSER is the selection head or None, GROUP the query heads per key head,
 P and V the head widths, padded to the powers of two P_PAD and V_PAD. Scores and sums are float32.
 """
 
@@ -52,7 +52,7 @@ def starts_of(starts, batch, begin, T, ROWS: tl.constexpr):
 @triton.jit
 @no_type_check
 def softly_capped(x, softcap):
-    """softcap * tanh(x / softcap), without loss of digits near zero; Triton itself has no tanh."""
+    """Softcap * tanh(x / softcap), without loss of digits near zero; Triton itself has no tanh."""
     u = x / softcap
     square = u * u
     near = u * (1.0 - square * (1.0 / 3.0 - square * (2.0 / 15.0 - square * (17.0 / 315.0))))
@@ -101,7 +101,7 @@ def slope_of(slopes, head):
     """The slope of a head, or None."""
     if slopes is None:
         return None
-    else:  # noqa: RET505  # Triton compiles the branch that is taken, and nothing behind it
+    else:  # Triton compiles the branch that is taken, and nothing behind it
         return tl.load(slopes + head)
 
 
@@ -131,7 +131,7 @@ def column_sums(
     GROUP: tl.constexpr, PROTECT: tl.constexpr, P: tl.constexpr, P_PAD: tl.constexpr, ROWS: tl.constexpr,
     KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """sums (blocks, B, S): G summed over the queries of each block. One tile per program."""
+    """Sums (blocks, B, S): G summed over the queries of each block. One tile per program."""
     tiles, batch = tl.cdiv(S, KEYS), tl.cast(tl.program_id(1), tl.int64)
     block, key_begin = tl.program_id(0) // tiles, (tl.program_id(0) % tiles) * KEYS
     begin = block * ROWS
@@ -146,7 +146,8 @@ def column_sums(
         chooser = rows_of(q + batch * q_b + CHOOSER * q_h, begin, T, q_t, ROWS, P, P_PAD)
         G = chosen_by_head(
             chooser, k + batch * k_b + CHOOSER // GROUP * k_h, start, slopes, query, key, key_begin,
-            seen_tile(query, key, start, window, S), k_s, S, scale, softcap, CHOOSER, PROTECT, P, P_PAD, KEYS, PRECISION,
+            seen_tile(query, key, start, window, S), k_s, S, scale, softcap, CHOOSER, PROTECT, P, P_PAD, KEYS,
+            PRECISION,
         )  # fmt: skip
         total = tl.sum(G, 0)
     tl.store(sums + (tl.cast(block, tl.int64) * tl.num_programs(1) + batch) * S + key, total, mask=key < S)
@@ -154,10 +155,8 @@ def column_sums(
 
 @triton.jit
 @no_type_check
-def running_sums(
-    sums, before, carries, after, blocks, S, LATER: tl.constexpr, STEP: tl.constexpr, KEYS: tl.constexpr
-):
-    """carries (blocks, B, S): `before` (B, S) plus the sums of all earlier blocks; `after` has those of all blocks.
+def running_sums(sums, before, carries, after, blocks, S, LATER: tl.constexpr, STEP: tl.constexpr, KEYS: tl.constexpr):
+    """Carries (blocks, B, S): `before` (B, S) plus the sums of all earlier blocks; `after` has those of all blocks.
 
     With LATER, of all later blocks. A carry is a sum of what lies before it and nothing else: taking a block's own sum
     off again would let its numbers, however large, round what came before.
@@ -187,7 +186,7 @@ def attend_tile(
     softcap, window, CHOOSER: tl.constexpr, PROTECT: tl.constexpr, P: tl.constexpr, V: tl.constexpr,
     P_PAD: tl.constexpr, V_PAD: tl.constexpr, KEYS: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One tile of keys taken into the online softmax: the sums of the weighted values, the maxima, the weights' sums."""
+    """One tile of keys taken into the online softmax: the sums of the values, the maxima, the sums of the weights."""
     key = key_begin + tl.arange(0, KEYS)
     logits = scores_tile(q, rows_of(k, key_begin, S, k_s, KEYS, P, P_PAD), query, key, slope, scale, softcap, PRECISION)
     seen = None
@@ -219,7 +218,7 @@ def attend(
     V: tl.constexpr, P_PAD: tl.constexpr, V_PAD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """y (B, H, T, V) and, unless it is None, sums (B, H, T): the logarithms of the softmax's sums."""
+    """Y (B, H, T, V) and, unless it is None, sums (B, H, T): the logarithms of the softmax's sums."""
     blocks = tl.cdiv(T, ROWS)
     # The last block has the most keys: it begins first.
     block, both = blocks - 1 - tl.program_id(0) % blocks, tl.program_id(0) // blocks
@@ -250,8 +249,8 @@ def attend(
             )  # fmt: skip
     for key_begin in range(edge, tl.minimum(first + ROWS, S), KEYS):
         acc, top, total = attend_tile(
-            own_q, chooser, own_k, chooser_k, own_v, carry, start, slope, slopes, query, key_begin, acc, top, total, k_s,
-            v_s, S, scale, softcap, window, CHOOSER, PROTECT, P, V, P_PAD, V_PAD, KEYS, True, PRECISION,
+            own_q, chooser, own_k, chooser_k, own_v, carry, start, slope, slopes, query, key_begin, acc, top, total,
+            k_s, v_s, S, scale, softcap, window, CHOOSER, PROTECT, P, V, P_PAD, V_PAD, KEYS, True, PRECISION,
         )  # fmt: skip
     if sinks is not None:
         sink = tl.load(sinks + head)

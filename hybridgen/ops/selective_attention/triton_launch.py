@@ -13,13 +13,13 @@ from torch import Tensor
 from hybridgen.ops.selective_attention.blocks import Options
 
 TABLE_BYTES = 64 * 2**20
-"""How much the backward pass may hold of F's gradient at once, beside one block of queries."""
+"""How much of F's gradient the backward pass may hold at once; one block of queries at least."""
 _STEP = 16
 _PACKAGE = "hybridgen.ops.selective_attention"
 
 
 class Tiles(NamedTuple):
-    """How a kernel's work is cut: queries per block (the same in all kernels, for the carries), keys per tile, warps."""
+    """How a kernel's work is cut: queries per block (equal in all kernels, for the carries), keys per tile."""
 
     rows: int
     keys: int
@@ -28,11 +28,13 @@ class Tiles(NamedTuple):
 
 
 def tiles_of(dtype: torch.dtype, P: int, V: int, kernel: str = "attend") -> Tiles:
-    """The tiles of a kernel for heads of widths P and V; `scripts/check_triton_build.py` sees that none spills."""
+    """The tiles of a kernel for heads of widths P and V; `scripts/check_triton_build.py` sees that they fit."""
     wide, over_heads = max(_padded(P), _padded(V)), kernel == "hidden_gradients"
     per_head = kernel in ("query_gradients", "key_gradients")
+    if dtype == torch.float32 and wide <= 64:
+        return Tiles(32, 16, 8, 2) if over_heads else Tiles(32, 16, 4, 1)
     if dtype == torch.float32:
-        return Tiles(32 if wide <= 64 else 16, 32, 8, 2 if over_heads else 1)
+        return Tiles(16, 16, 4, 1) if per_head else Tiles(16, 32 if over_heads else 16, 8, 2)
     if wide > 128:
         return Tiles(32, 32, 8, 2 if over_heads else 1)
     if wide > 64:

@@ -1,4 +1,4 @@
-"""Selective attention on our Triton kernels: which calls they can do, and the operator that autograd and compile see."""
+"""Selective attention on our Triton kernels: which calls they can do, and the operator that autograd sees."""
 
 from collections.abc import Sequence
 from typing import Any
