@@ -82,6 +82,7 @@ def cases(quick: bool) -> Iterator[tuple[torch.dtype, int, int, Options, dict[st
     everything = plain._replace(selection_head=1, protect_bos=False, window=500, softcap=20.0)
     beside = {"starts": True, "slopes": True, "sinks": True, "odd": True}
     yield torch.bfloat16, 64, 64, everything, beside
+    yield torch.bfloat16, 64, 64, plain._replace(selection_head=None), {}
     if quick:
         return
     yield torch.float16, 64, 64, everything, beside
@@ -90,7 +91,7 @@ def cases(quick: bool) -> Iterator[tuple[torch.dtype, int, int, Options, dict[st
             continue  # refused
         yield dtype, P, V, plain, {}
         yield dtype, P, V, everything, beside
-    alone = {"selection_head": None, "window": 500, "softcap": 20.0, "starts": True, "slopes": True, "sinks": True}
+    alone = {"window": 500, "softcap": 20.0, "starts": True, "slopes": True, "sinks": True}
     for options in ({name: value} for name, value in alone.items()):
         fields = {key: value for key, value in options.items() if key in Options._fields}
         yield torch.bfloat16, 64, 64, plain._replace(**fields), {key: True for key in options if key not in fields}
@@ -146,7 +147,9 @@ def build(launch: Launch, architecture: int) -> Built:
 def main() -> None:
     """Compile everything, print one line per kernel, dtype and architecture, and exit with 1 if a kernel spills."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one call with every option, for one architecture")
+    parser.add_argument(
+        "--quick", action="store_true", help="one call with every option and one with none, for one architecture"
+    )
     parser.add_argument("--architectures", type=int, nargs="+", default=ARCHITECTURES)
     parser.add_argument("--verbose", action="store_true", help="one line per launch")
     given = parser.parse_args()

@@ -19,7 +19,6 @@ from hybridgen.ops.selective_attention.triton_kernels import (
     rows_of,
     scores_tile,
     seen_tile,
-    slope_of,
     starts_of,
     store_rows,
 )
@@ -44,26 +43,23 @@ def hidden_of(
     CHOOSER: tl.constexpr, PROTECT: tl.constexpr, P: tl.constexpr, P_PAD: tl.constexpr, KEYS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """F of a tile; None if nothing is hidden."""
-    if CHOOSER is None:
-        return None
-    else:
-        G = chosen_by_head(
-            chooser, chooser_k, start, slopes, query, key, key_begin, seen, k_s, S, scale, softcap, CHOOSER, PROTECT, P,
-            P_PAD, KEYS, PRECISION,
-        )  # fmt: skip
-        return hidden_tile(carry, G, key, S)
+    """F of a tile."""
+    G = chosen_by_head(
+        chooser, chooser_k, start, slopes, query, key, key_begin, seen, k_s, S, scale, softcap, CHOOSER, PROTECT, P,
+        P_PAD, KEYS, PRECISION,
+    )  # fmt: skip
+    return hidden_tile(carry, G, key, S)
 
 
 @triton.jit
 @no_type_check
 def score_gradients(
-    q, k, v, dy, F, sums, inner, slope, query, key, seen, begin, T, scale, softcap, ROWS: tl.constexpr,
+    q, k, v, dy, F, sums, inner, slopes, head, query, key, seen, begin, T, scale, softcap, ROWS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The softmax's weights, the gradient of the logits, and that of the scores before the soft cap, (ROWS, KEYS)."""
     row = begin + tl.arange(0, ROWS)
-    scores = scores_tile(q, k, query, key, slope, scale, softcap, PRECISION)
+    scores = scores_tile(q, k, query, key, slopes, head, scale, softcap, PRECISION)
     logits = scores
     if F is not None:
         logits = scores - F
@@ -103,19 +99,21 @@ def hidden_gradients(
         start = starts_of(starts, batch, begin, T, ROWS)
         seen = seen_tile(query, key, start, window, S)
         F = hidden_of(
-            rows_of(q + batch * q_b + CHOOSER * q_h, begin, T, q_t, ROWS, P, P_PAD),
-            k + batch * k_b + CHOOSER // GROUP * k_h, carries + (tl.cast(block, tl.int64) * batches + batch) * S, start,
-            slopes, query, key, key_begin, seen, k_s, S, scale, softcap, CHOOSER, PROTECT, P, P_PAD, KEYS, PRECISION,
+            rows_of(q + batch * q_b + tl.cast(CHOOSER, tl.int64) * q_h, begin, T, q_t, ROWS, P, P_PAD),
+            k + batch * k_b + tl.cast(CHOOSER // GROUP, tl.int64) * k_h,
+            carries + (tl.cast(block, tl.int64) * batches + batch) * S, start, slopes, query, key, key_begin,
+            seen, k_s, S, scale, softcap, CHOOSER, PROTECT, P, P_PAD, KEYS, PRECISION,
         )  # fmt: skip
         dF = tl.zeros((ROWS, KEYS), tl.float32)
-        for head in range(0, heads):
+        for index in range(0, heads):
+            head = tl.cast(index, tl.int64)
             both = batch * heads + head
-            own_q = rows_of(q + batch * q_b + tl.cast(head, tl.int64) * q_h, begin, T, q_t, ROWS, P, P_PAD)
+            own_q = rows_of(q + batch * q_b + head * q_h, begin, T, q_t, ROWS, P, P_PAD)
             own_k = rows_of(k + batch * k_b + head // GROUP * k_h, key_begin, S, k_s, KEYS, P, P_PAD)
             own_v = rows_of(v + batch * v_b + head // GROUP * v_h, key_begin, S, v_s, KEYS, V, V_PAD)
             own_dy = rows_of(dy + both * T * V, begin, T, V, ROWS, V, V_PAD)
             _, dlogits, _ = score_gradients(
-                own_q, own_k, own_v, own_dy, F, sums + both * T, inner + both * T, slope_of(slopes, head), query, key,
+                own_q, own_k, own_v, own_dy, F, sums + both * T, inner + both * T, slopes, head, query, key,
                 seen, begin, T, scale, softcap, ROWS, PRECISION,
             )  # fmt: skip
             dF -= dlogits
@@ -151,9 +149,9 @@ def choice_gradients(
         reached = reached & (key_begin + KEYS > first - window + 1)
     if reached:
         start = starts_of(starts, batch, begin, T, ROWS)
-        chooser = rows_of(q + batch * q_b + CHOOSER * q_h, begin, T, q_t, ROWS, P, P_PAD)
+        chooser = rows_of(q + batch * q_b + tl.cast(CHOOSER, tl.int64) * q_h, begin, T, q_t, ROWS, P, P_PAD)
         G = chosen_by_head(
-            chooser, k + batch * k_b + CHOOSER // GROUP * k_h, start, slopes, query, key, key_begin,
+            chooser, k + batch * k_b + tl.cast(CHOOSER // GROUP, tl.int64) * k_h, start, slopes, query, key, key_begin,
             seen_tile(query, key, start, window, S), k_s, S, scale, softcap, CHOOSER, PROTECT, P, P_PAD, KEYS,
             PRECISION,
         )  # fmt: skip
@@ -187,8 +185,8 @@ def query_gradients(
     chooser, chooser_k, carry = own_q, own_k, carries
     acc = tl.zeros((ROWS, P_PAD), tl.float32)
     if CHOOSER is not None:
-        chooser = rows_of(q + batch * q_b + CHOOSER * q_h, begin, T, q_t, ROWS, P, P_PAD)
-        chooser_k = k + batch * k_b + CHOOSER // GROUP * k_h
+        chooser = rows_of(q + batch * q_b + tl.cast(CHOOSER, tl.int64) * q_h, begin, T, q_t, ROWS, P, P_PAD)
+        chooser_k = k + batch * k_b + tl.cast(CHOOSER // GROUP, tl.int64) * k_h
         carry = carries + (tl.cast(block, tl.int64) * batches + batch) * S
     low = 0
     if window is not None:
@@ -196,14 +194,16 @@ def query_gradients(
     for key_begin in range(low, tl.minimum(first + ROWS, S), KEYS):
         key = key_begin + tl.arange(0, KEYS)
         seen = seen_tile(query, key, start, window, S)
-        F = hidden_of(
-            chooser, chooser_k, carry, start, slopes, query, key, key_begin, seen, k_s, S, scale, softcap, CHOOSER,
-            PROTECT, P, P_PAD, KEYS, PRECISION,
-        )  # fmt: skip
+        F = None
+        if CHOOSER is not None:
+            F = hidden_of(
+                chooser, chooser_k, carry, start, slopes, query, key, key_begin, seen, k_s, S, scale, softcap, CHOOSER,
+                PROTECT, P, P_PAD, KEYS, PRECISION,
+            )  # fmt: skip
         k_tile = rows_of(own_k, key_begin, S, k_s, KEYS, P, P_PAD)
         _, _, dscores = score_gradients(
             own_q, k_tile, rows_of(own_v, key_begin, S, v_s, KEYS, V, V_PAD), own_dy, F, sums + both * T,
-            inner + both * T, slope_of(slopes, head), query, key, seen, begin, T, scale, softcap, ROWS, PRECISION,
+            inner + both * T, slopes, head, query, key, seen, begin, T, scale, softcap, ROWS, PRECISION,
         )  # fmt: skip
         acc = tl.dot(dscores.to(k_tile.dtype), k_tile, acc, input_precision=PRECISION)
     acc *= scale
@@ -240,8 +240,8 @@ def key_gradients(
         F = None
         if CHOOSER is not None:
             F = hidden_of(
-                rows_of(q + batch * q_b + CHOOSER * q_h, begin, T, q_t, ROWS, P, P_PAD),
-                k + batch * k_b + CHOOSER // GROUP * k_h,
+                rows_of(q + batch * q_b + tl.cast(CHOOSER, tl.int64) * q_h, begin, T, q_t, ROWS, P, P_PAD),
+                k + batch * k_b + tl.cast(CHOOSER // GROUP, tl.int64) * k_h,
                 carries + (tl.cast(begin // ROWS, tl.int64) * batches + batch) * S, start, slopes, query, key,
                 key_begin, seen, k_s, S, scale, softcap, CHOOSER, PROTECT, P, P_PAD, KEYS, PRECISION,
             )  # fmt: skip
@@ -251,7 +251,7 @@ def key_gradients(
             own_q = rows_of(q + batch * q_b + head * q_h, begin, T, q_t, ROWS, P, P_PAD)
             own_dy = rows_of(dy + row * T * V, begin, T, V, ROWS, V, V_PAD)
             weights, _, dscores = score_gradients(
-                own_q, k_tile, v_tile, own_dy, F, sums + row * T, inner + row * T, slope_of(slopes, head), query, key,
+                own_q, k_tile, v_tile, own_dy, F, sums + row * T, inner + row * T, slopes, head, query, key,
                 seen, begin, T, scale, softcap, ROWS, PRECISION,
             )  # fmt: skip
             dv_tile = tl.dot(tl.trans(weights.to(own_dy.dtype)), own_dy, dv_tile, input_precision=PRECISION)

@@ -63,11 +63,11 @@ def softly_capped(x, softcap):
 
 @triton.jit
 @no_type_check
-def scores_tile(q, k, query, key, slope, scale, softcap, PRECISION: tl.constexpr):
+def scores_tile(q, k, query, key, slopes, head, scale, softcap, PRECISION: tl.constexpr):
     """Scores after the distances and the soft cap, before mask and selection, (ROWS, KEYS)."""
     scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
-    if slope is not None:
-        scores -= slope * tl.abs(query[:, None] - key[None, :]).to(tl.float32)
+    if slopes is not None:
+        scores -= tl.load(slopes + head) * tl.abs(query[:, None] - key[None, :]).to(tl.float32)
     if softcap is not None:
         scores = softly_capped(scores, softcap)
     return scores
@@ -97,23 +97,13 @@ def chosen_tile(scores, query, key, start, seen, PROTECT: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def slope_of(slopes, head):
-    """The slope of a head, or None."""
-    if slopes is None:
-        return None
-    else:  # Triton compiles the branch that is taken, and nothing behind it
-        return tl.load(slopes + head)
-
-
-@triton.jit
-@no_type_check
 def chosen_by_head(
     q, k, starts_tile, slopes, query, key, key_begin, seen, k_s, S, scale, softcap, CHOOSER: tl.constexpr,
     PROTECT: tl.constexpr, P: tl.constexpr, P_PAD: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """G of a tile, given the selection head's queries (ROWS, P_PAD) and a pointer to its keys."""
     chooser_k = rows_of(k, key_begin, S, k_s, KEYS, P, P_PAD)
-    scores = scores_tile(q, chooser_k, query, key, slope_of(slopes, CHOOSER), scale, softcap, PRECISION)
+    scores = scores_tile(q, chooser_k, query, key, slopes, CHOOSER, scale, softcap, PRECISION)
     return chosen_tile(scores, query, key, starts_tile, seen, PROTECT)
 
 
@@ -143,9 +133,9 @@ def column_sums(
         reached = reached & (key_begin + KEYS > first - window + 1)
     if reached:
         start = starts_of(starts, batch, begin, T, ROWS)
-        chooser = rows_of(q + batch * q_b + CHOOSER * q_h, begin, T, q_t, ROWS, P, P_PAD)
+        chooser = rows_of(q + batch * q_b + tl.cast(CHOOSER, tl.int64) * q_h, begin, T, q_t, ROWS, P, P_PAD)
         G = chosen_by_head(
-            chooser, k + batch * k_b + CHOOSER // GROUP * k_h, start, slopes, query, key, key_begin,
+            chooser, k + batch * k_b + tl.cast(CHOOSER // GROUP, tl.int64) * k_h, start, slopes, query, key, key_begin,
             seen_tile(query, key, start, window, S), k_s, S, scale, softcap, CHOOSER, PROTECT, P, P_PAD, KEYS,
             PRECISION,
         )  # fmt: skip
@@ -182,13 +172,15 @@ def running_sums(sums, before, carries, after, blocks, S, LATER: tl.constexpr, S
 @triton.jit
 @no_type_check
 def attend_tile(
-    q, chooser, k, chooser_k, v, carry, start, slope, slopes, query, key_begin, acc, top, total, k_s, v_s, S, scale,
+    q, chooser, k, chooser_k, v, carry, start, slopes, head, query, key_begin, acc, top, total, k_s, v_s, S, scale,
     softcap, window, CHOOSER: tl.constexpr, PROTECT: tl.constexpr, P: tl.constexpr, V: tl.constexpr,
     P_PAD: tl.constexpr, V_PAD: tl.constexpr, KEYS: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One tile of keys taken into the online softmax: the sums of the values, the maxima, the sums of the weights."""
     key = key_begin + tl.arange(0, KEYS)
-    logits = scores_tile(q, rows_of(k, key_begin, S, k_s, KEYS, P, P_PAD), query, key, slope, scale, softcap, PRECISION)
+    logits = scores_tile(
+        q, rows_of(k, key_begin, S, k_s, KEYS, P, P_PAD), query, key, slopes, head, scale, softcap, PRECISION
+    )
     seen = None
     if MASKED:
         seen = seen_tile(query, key, start, window, S)
@@ -222,17 +214,16 @@ def attend(
     blocks = tl.cdiv(T, ROWS)
     # The last block has the most keys: it begins first.
     block, both = blocks - 1 - tl.program_id(0) % blocks, tl.program_id(0) // blocks
-    batch, head = tl.cast(both // heads, tl.int64), both % heads
+    batch, head = tl.cast(both // heads, tl.int64), tl.cast(both % heads, tl.int64)
     begin = block * ROWS
     first = S - T + begin
     query, start = first + tl.arange(0, ROWS), starts_of(starts, batch, begin, T, ROWS)
-    slope = slope_of(slopes, head)
-    own_q = rows_of(q + batch * q_b + tl.cast(head, tl.int64) * q_h, begin, T, q_t, ROWS, P, P_PAD)
+    own_q = rows_of(q + batch * q_b + head * q_h, begin, T, q_t, ROWS, P, P_PAD)
     own_k, own_v = k + batch * k_b + head // GROUP * k_h, v + batch * v_b + head // GROUP * v_h
     chooser, chooser_k, carry = own_q, own_k, carries
     if CHOOSER is not None:
-        chooser = rows_of(q + batch * q_b + CHOOSER * q_h, begin, T, q_t, ROWS, P, P_PAD)
-        chooser_k = k + batch * k_b + CHOOSER // GROUP * k_h
+        chooser = rows_of(q + batch * q_b + tl.cast(CHOOSER, tl.int64) * q_h, begin, T, q_t, ROWS, P, P_PAD)
+        chooser_k = k + batch * k_b + tl.cast(CHOOSER // GROUP, tl.int64) * k_h
         carry = carries + (tl.cast(block, tl.int64) * batches + batch) * S
     acc = tl.zeros((ROWS, V_PAD), tl.float32)
     top, total = tl.full((ROWS,), float("-inf"), tl.float32), tl.zeros((ROWS,), tl.float32)
@@ -244,12 +235,12 @@ def attend(
         edge = (first + 1) // KEYS * KEYS
         for key_begin in range(0, edge, KEYS):
             acc, top, total = attend_tile(
-                own_q, chooser, own_k, chooser_k, own_v, carry, start, slope, slopes, query, key_begin, acc, top, total,
+                own_q, chooser, own_k, chooser_k, own_v, carry, start, slopes, head, query, key_begin, acc, top, total,
                 k_s, v_s, S, scale, softcap, window, CHOOSER, PROTECT, P, V, P_PAD, V_PAD, KEYS, False, PRECISION,
             )  # fmt: skip
     for key_begin in range(edge, tl.minimum(first + ROWS, S), KEYS):
         acc, top, total = attend_tile(
-            own_q, chooser, own_k, chooser_k, own_v, carry, start, slope, slopes, query, key_begin, acc, top, total,
+            own_q, chooser, own_k, chooser_k, own_v, carry, start, slopes, head, query, key_begin, acc, top, total,
             k_s, v_s, S, scale, softcap, window, CHOOSER, PROTECT, P, V, P_PAD, V_PAD, KEYS, True, PRECISION,
         )  # fmt: skip
     if sinks is not None:
