@@ -91,11 +91,11 @@ def train(variant: dict[str, Any], seed: int, steps: int, every: int) -> dict[st
 
 def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Draws accuracy over training, and over the length tested."""
-    import matplotlib as mpl  # noqa: PLC0415  # drawing is the last step, and not every machine has it
+    import matplotlib as mpl  # drawing is the last step, and not every machine has it
 
     mpl.use("svg")
     mpl.rcParams["svg.fonttype"] = "none"
-    from matplotlib import pyplot  # noqa: PLC0415
+    from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for number, (name, runs) in enumerate(found.items()):

@@ -303,23 +303,7 @@ def backward(
         if dsinks is not None and extras.sinks is not None:
             dsinks -= ((extras.sinks.to(total.dtype).view(1, -1, 1, 1) - total).exp() * inner).sum(dim=(0, 2, 3))
         if G is not None:
-            dG = -dscores.sum(dim=1)
-            if options.over_time:
-                # G of a query counts for all later ones: those of this block, and those of the blocks behind it.
-                dF_rows, behind = dG, later[:, None, here].clone()
-                dG = dF_rows.flip(1).cumsum(dim=1).flip(1) - dF_rows + behind
-                later[:, here] += dF_rows.sum(dim=1)
-            own = options.selection_head is not None
-            for index, choice in enumerate(choices(scores, extras, block, options)):
-                dchoice = torch.where(scores.hidable & (choice > 0), dG, 0.0)
-                if own and index == 0:
-                    dscores[:, options.selection_head] += dchoice
-                    continue
-                if options.softcap is not None:
-                    dchoice = dchoice * (1 - (choice / options.softcap).square())
-                chooser_q, chooser_k = extras.chooser_q[index - own], extras.chooser_k[index - own]
-                chooser_dq[index - own][:, rows] = dchoice @ chooser_k[:, here].to(dchoice.dtype)
-                chooser_dk[index - own][:, here] += dchoice.mT @ chooser_q[:, rows].to(dchoice.dtype)
+            _backward_of_hiding(dscores, later, scores, extras, block, options, chooser_dq, chooser_dk)
         if options.softcap is not None:
             dscores = dscores * (1 - (scores.capped / options.softcap).square())
         dscores = dscores * options.scale
@@ -329,3 +313,34 @@ def backward(
     dk = [one.to(like.dtype) for one, like in zip(dk, k, strict=True)]
     chooser_dk = [one.to(like.dtype) for one, like in zip(chooser_dk, extras.chooser_k, strict=True)]
     return Gradients(dq, dk, dv.to(v.dtype), dsinks, later[:, : S - T], chooser_dq, chooser_dk)
+
+
+def _backward_of_hiding(
+    dscores: Tensor,
+    later: Tensor,
+    scores: Scores,
+    extras: Extras,
+    block: Block,
+    options: Options,
+    chooser_dq: Sequence[Tensor],
+    chooser_dk: Sequence[Tensor],
+) -> None:
+    """Goes from a block's logits, whose gradient dscores (B, H, rows, keys) is, to all that chose what they lose.
+
+    Adds to the selection head's part of dscores, to `later`, and to the gradients of the choosers.
+    """
+    rows, here = slice(block.begin, block.end), slice(block.low, block.high)
+    dG = dF_rows = -dscores.sum(dim=1)
+    if options.over_time:
+        # G of a query counts for all later ones: those of this block, and those of the blocks behind it.
+        dG = dF_rows.flip(1).cumsum(dim=1).flip(1) - dF_rows + later[:, None, here]
+        later[:, here] += dF_rows.sum(dim=1)
+    chosen = choices(scores, extras, block, options)
+    found = [torch.where(scores.hidable & (one > 0), dG, 0.0) for one in chosen]
+    if options.selection_head is not None:
+        dscores[:, options.selection_head] += found.pop(0)
+        chosen.pop(0)
+    for index, (choice, change) in enumerate(zip(chosen, found, strict=True)):
+        dchoice = change if options.softcap is None else change * (1 - (choice / options.softcap).square())
+        chooser_dq[index][:, rows] = dchoice @ extras.chooser_k[index][:, here].to(dchoice.dtype)
+        chooser_dk[index][:, here] += dchoice.mT @ extras.chooser_q[index][:, rows].to(dchoice.dtype)
