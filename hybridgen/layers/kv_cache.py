@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hybridgen.layers.attention_core import Keys
@@ -14,7 +14,8 @@ from hybridgen.layers.mixers.base import MixerState
 class AttentionState(MixerState):
     """Keys and values of the tokens seen, in a buffer that is full-length or, under a window, a ring.
 
-    A token in slot s stands at index s modulo the capacity; in a full-length buffer that is s itself.
+    A token in slot s stands at index s modulo the capacity; in a full-length buffer that is s itself. To roll back,
+    keys and values need no history: those of the tokens taken back are no longer looked at.
 
     Attributes:
         k: (B, K, capacity, P) keys, already rotated.
@@ -30,6 +31,29 @@ class AttentionState(MixerState):
     is_ring: bool = False
     conv: Tensor | None = None
     hidden: Tensor | None = None
+
+    def running(self) -> dict[str, Tensor]:
+        """Returns `conv` and `hidden`, as far as there are such; see `MixerState.running`."""
+        both = {"conv": self.conv, "hidden": self.hidden}
+        return {name: value for name, value in both.items() if value is not None}
+
+    def keep_history(self, steps: int) -> None:
+        """See `MixerState.keep_history`; a ring grows, so that tokens taken back have overwritten nothing needed."""
+        if self.is_ring:
+            grown = {}
+            for name, dim in (("k", 2), ("v", 2), ("hidden", 1)):
+                value = getattr(self, name)
+                if value is not None:
+                    size = [*value.shape[:dim], value.shape[dim] + steps, *value.shape[dim + 1 :]]
+                    grown[name] = value.new_zeros(size)
+            self.k, self.v, self.hidden = grown["k"], grown["v"], grown.get("hidden")
+        super().keep_history(steps)
+
+    def lowest(self, peak: int, steps: int) -> int:
+        """See `MixerState.lowest`."""
+        if self.is_ring and peak > self.k.shape[2]:
+            return peak - steps
+        return super().lowest(peak, steps)
 
     def capacity(self) -> int | None:
         """Returns how many tokens fit; None for a ring, which takes any number."""
@@ -65,6 +89,39 @@ class AttentionState(MixerState):
             size, end = self.hidden.shape[1], first + hidden.shape[1]
             kept = torch.arange(max(first, end - size), end, device=hidden.device)
             self.hidden[:, kept % size] = hidden[:, hidden.shape[1] - len(kept) :]
+
+    def store_hidden_by_rows(
+        self, hidden: Float[Tensor, "B S"], G: Float[Tensor, "B T S"], first: int, offset: int
+    ) -> None:
+        """Stores what is hidden after each of T tokens, slots offset ... offset+T-1, in turn, and remembers each.
+
+        Args:
+            hidden: F of the slots first ... offset+T-1 in front of these tokens.
+            G: What each of them hides.
+            first: Slot of the first key.
+            offset: Slot of the first of these tokens.
+        """
+        assert self.hidden is not None, "called for selective layers only"
+        for index in range(G.shape[1]):
+            slot = offset + index
+            if "hidden" in self.history:
+                ring = self.history["hidden"]
+                ring[slot % len(ring)] = self.hidden
+            hidden = hidden + G[:, index]
+            self.store_hidden(hidden[:, : slot + 1 - first], first)
+
+    def record_conv(self, inputs: Float[Tensor, "B T C"], offset: int, starts: Int[Tensor, "B T"] | None) -> None:
+        """Remembers `conv` as it is in front of each of the last of these tokens."""
+        if self.conv is None or "conv" not in self.history:
+            return
+        ring, (length, width) = self.history["conv"], (inputs.shape[1], self.conv.shape[2])
+        extended = torch.cat((self.conv, inputs.detach().mT.to(self.conv.dtype)), dim=2)
+        for index in range(max(0, length - len(ring)), length):
+            taps = extended[:, :, index : index + width]
+            if starts is not None and index:
+                slots = torch.arange(offset + index - width, offset + index, device=taps.device)
+                taps = torch.where((slots >= starts[:, index - 1, None])[:, None], taps, 0.0)
+            ring[(offset + index) % len(ring)] = taps
 
     def _store(self, k: Tensor, v: Tensor, offset: int) -> None:
         size, end = self.k.shape[2], offset + k.shape[2]

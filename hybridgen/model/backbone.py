@@ -88,13 +88,19 @@ class Backbone(nn.Module):
         cuts = [(begin, min(begin + _PIECE, x.shape[1])) for begin in range(0, x.shape[1], _PIECE)]
         return torch.cat([self(x[:, begin:end], state, span.part(begin, end)) for begin, end in cuts], dim=1)
 
-    def init_state(self, batch_size: int, max_seqlen: int, dtype: torch.dtype) -> list[MixerState | None]:
+    def init_state(
+        self, batch_size: int, max_seqlen: int, dtype: torch.dtype, rollback: int = 0
+    ) -> list[MixerState | None]:
         """Makes an empty state of each layer's mixer, on the weights' device; see `HybridModel.init_state`."""
         device = self.norm_f.weight.device
-        return [
+        states = [
             None if block.mixer is None else block.mixer.init_state(batch_size, max_seqlen, dtype, device)
             for block in cast(list[Block], list(self.layers))
         ]
+        for state in states if rollback else ():
+            if state is not None:
+                state.keep_history(rollback)
+        return states
 
     def embed(self, ids: Shaped[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """Looks up token ids."""

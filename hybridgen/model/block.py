@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from hybridgen.layers.carry import Carry
 from hybridgen.layers.mixers import make_mixer
 from hybridgen.layers.mixers.attention import Attention
-from hybridgen.layers.mixers.base import MixerState
+from hybridgen.layers.mixers.base import MixerState, run_and_remember
 from hybridgen.layers.mlp import Mlp
 from hybridgen.layers.norms import Norm
 from hybridgen.layers.span import Span
@@ -74,12 +74,16 @@ class Block(nn.Module):
 
     def _mix(self, x: Tensor, state: MixerState | None, span: Span, carry: Carry | None) -> tuple[Tensor, Carry | None]:
         assert self.mixer is not None, "called for a layer with a mixer only"
-        if carry is not None and isinstance(self.mixer, Attention):
+        if carry is not None and isinstance(self.mixer, Attention) and self.mixer.keeps_history:
             both: tuple[Tensor, Carry] = self.mixer(x, state, span, carry)
             return both
         if carry is not None and not self.passes_scores:
             carry = carry._replace(scores=None)
-        mixed: Tensor = self.mixer(x, state, span)
+        mixed: Tensor
+        if state is not None and state.history and not self.mixer.keeps_history:
+            mixed = run_and_remember(self.mixer, x, state, span)
+        else:
+            mixed = self.mixer(x, state, span)
         return mixed, carry
 
     def _leave(self, norm: Norm | None, branch: Tensor, residual: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -87,19 +87,26 @@ class HybridModel(nn.Module):
             step.finish(state)
         return self._apply_head(hidden[:, -num_last_tokens:] if num_last_tokens else hidden)
 
-    def init_state(self, batch_size: int, max_seqlen: int, dtype: torch.dtype | None = None) -> DecodingState:
+    def init_state(
+        self, batch_size: int, max_seqlen: int, dtype: torch.dtype | None = None, rollback: int = 0
+    ) -> DecodingState:
         """Makes an empty decoding state on the model's device.
 
         Args:
             batch_size: Rows.
             max_seqlen: Tokens per row that the key-value caches must hold, padding included.
             dtype: Dtype of keys, values and convolution states; None is the model's. SSM states are float32.
+            rollback: How many of the last tokens `DecodingState.truncate` can take back in layers whose state every
+                token changes as a whole (Mamba, convolutions, selection, windows). Each costs a copy of that state.
 
         Raises:
             UnsupportedError: If a layer is not causal.
+            ShapeError: If rollback is negative.
         """
-        layers = self.backbone.init_state(batch_size, max_seqlen, dtype or self.dtype)
-        return DecodingState(layers, batch_size, max_seqlen, self.state_key)
+        if rollback < 0:
+            raise ShapeError(f"rollback must be 0 (none) or more tokens; given {rollback}")
+        layers = self.backbone.init_state(batch_size, max_seqlen, dtype or self.dtype, rollback)
+        return DecodingState(layers, batch_size, max_seqlen, self.state_key, rollback)
 
     @property
     def device(self) -> torch.device:

@@ -7,9 +7,15 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from hybridgen.errors import ShapeError
+from hybridgen.errors import ShapeError, UnsupportedError
 from hybridgen.layers.mixers.base import MixerState
 from hybridgen.layers.span import Span
+
+_BOOKKEEPING = ("length", "peak", "starts", "last_seq_idx")
+_BUSY = (
+    "an earlier call with this state failed halfway, so its layers are out of step; call state.reset() and begin again, "
+    "or go on with a copy.deepcopy made before"
+)
 
 
 @dataclass(repr=False)
@@ -23,7 +29,9 @@ class DecodingState:
         batch_size: Rows B.
         max_seqlen: Tokens per row that fit, padding included; no bound where no layer keeps every token.
         model_key: Says for which stack of layers the state was made; see `HybridModel.state_key`.
+        rollback: Tokens that can be taken back whatever the layers are; see `truncate`.
         length: Tokens per row read so far, padding included.
+        peak: The greatest length since the state was empty.
         starts: (B,) slot at which each row's current sequence begins; None means slot 0 in every row.
         last_seq_idx: (B,) number of each row's current sequence in packed input; None without packing.
         has_waiting_rows: Whether a row may have had nothing but padding so far, so that its first token is to come.
@@ -34,7 +42,9 @@ class DecodingState:
     batch_size: int
     max_seqlen: int
     model_key: str
+    rollback: int = 0
     length: int = 0
+    peak: int = 0
     starts: Int[Tensor, " B"] | None = None
     last_seq_idx: Int[Tensor, " B"] | None = None
     has_waiting_rows: bool = False
@@ -49,8 +59,61 @@ class DecodingState:
         for layer in self.layers:
             if layer is not None:
                 layer.reset()
-        self.length, self.starts, self.last_seq_idx = 0, None, None
+        self.length, self.peak, self.starts, self.last_seq_idx = 0, 0, None, None
         self.has_waiting_rows, self.is_busy = False, False
+
+    def truncate(self, length: int) -> None:
+        """Takes back all tokens but the first `length` of each row, padding included, as if they had not been read.
+
+        Key-value caches without a window can be rolled back to any length, and all states to 0, which is `reset`. What
+        every token changes as a whole (Mamba states, convolutions, what selective layers hide, keys under a window or a
+        budget) can be rolled back by as many tokens as `init_state(..., rollback=R)` says. In packed rows the sequence
+        that is under way must have begun before.
+
+        Raises:
+            ShapeError: If there are not so many tokens, a sequence began later, or more than R tokens are to go.
+            UnsupportedError: If a layer cannot go back because the state was made without `rollback`.
+        """
+        if not 0 <= length <= self.length:
+            raise ShapeError(f"truncate takes a length of 0 ... {self.length}, the tokens read; given {length}")
+        if length == 0:
+            self.reset()
+            return
+        if self.is_busy:
+            raise ShapeError(_BUSY)
+        if length == self.length:
+            return
+        self._check_reach(length)
+        if self.starts is not None:
+            later = self.starts >= length
+            if self.last_seq_idx is not None and bool(later.any()):
+                row = int(later.nonzero()[0, 0])
+                raise ShapeError(
+                    f"truncate({length}) would go behind the beginning of a sequence: that of row {row} began at token "
+                    f"{int(self.starts[row])}, and where the one before it began is not kept"
+                )
+            # Rows that have had nothing but padding by then wait for their first token.
+            self.starts = self.starts.clamp(max=length)
+            self.has_waiting_rows = bool(later.any())
+        for layer in self.layers:
+            if layer is not None:
+                layer.roll_back(self.length, length)
+        self.length = length
+
+    def _check_reach(self, length: int) -> None:
+        for index, layer in enumerate(self.layers):
+            lowest = 0 if layer is None else layer.lowest(self.peak, self.rollback)
+            if lowest <= length:
+                continue
+            if not self.rollback:
+                raise UnsupportedError(
+                    f"layer {index} cannot be rolled back: every token changes its state as a whole; make the state "
+                    f"with init_state(..., rollback={self.length - length}) to take back so many tokens"
+                )
+            raise ShapeError(
+                f"truncate({length}) would take back {self.peak - length} of the {self.peak} tokens that were read; "
+                f"layer {index} remembers rollback = {self.rollback}"
+            )
 
     def nbytes(self) -> int:
         """Returns the bytes that the layers' buffers take."""
@@ -64,6 +127,8 @@ class DecodingState:
     def state_dict(self) -> dict[str, Tensor]:
         """Returns everything as tensors by name, ready for safetensors; the layers' buffers are not copied."""
         saved = {"length": torch.tensor(self.length)}
+        if self.peak != self.length:
+            saved["peak"] = torch.tensor(self.peak)
         for name in ("starts", "last_seq_idx"):
             value = getattr(self, name)
             if value is not None:
@@ -80,7 +145,7 @@ class DecodingState:
             ShapeError: If names or shapes differ.
         """
         own = {name: tensor for name, tensor in self.state_dict().items() if name.startswith("layers.")}
-        given = {name: tensor for name, tensor in saved.items() if name not in ("length", "starts", "last_seq_idx")}
+        given = {name: tensor for name, tensor in saved.items() if name not in _BOOKKEEPING}
         wrong = sorted(own.keys() ^ given.keys()) or [n for n in own if own[n].shape != given[n].shape]
         if wrong or "length" not in saved:
             raise ShapeError(
@@ -92,7 +157,7 @@ class DecodingState:
             raise ShapeError(f"the saved state says it has read {length} tokens; this one holds {self.max_seqlen}")
         for name, tensor in own.items():
             tensor.copy_(given[name])
-        self.length = length
+        self.length, self.peak = length, int(saved.get("peak", saved["length"]))
         device = next(iter(own.values())).device if own else None
         for name in ("starts", "last_seq_idx"):
             setattr(self, name, saved[name].to(device, copy=True) if name in saved else None)
@@ -111,6 +176,7 @@ class Step(NamedTuple):
     def finish(self, state: DecodingState) -> None:
         """Advances the state's bookkeeping by this call."""
         state.length += self.span.length
+        state.peak = max(state.peak, state.length)
         state.has_waiting_rows, state.is_busy = self.has_waiting_rows, False
         state.starts, state.last_seq_idx = self.starts, self.last_seq_idx
 
@@ -160,10 +226,7 @@ def _check_state(state: DecodingState, batch: int, length: int) -> None:
     if state.batch_size != batch:
         raise ShapeError(f"the state was made for batch_size {state.batch_size}; the input has {batch} rows")
     if state.is_busy:
-        raise ShapeError(
-            "an earlier call with this state failed halfway, so its layers are out of step; call state.reset() and "
-            "begin again, or go on with a copy.deepcopy made before"
-        )
+        raise ShapeError(_BUSY)
     if any(bound is not None and state.length + length > bound for bound in state.capacities()):
         raise ShapeError(
             f"the state holds max_seqlen = {state.max_seqlen} tokens and has read {state.length}; {length} more do not "

@@ -15,6 +15,7 @@ from hybridgen.layers.linear import BranchOutput, DepthwiseConv1d, Linear
 from hybridgen.layers.mixers.base import Mixer, MixerState, before, is_single_step, plain_span
 from hybridgen.layers.norms import Norm
 from hybridgen.layers.rotary import apply_rotary
+from hybridgen.layers.selection import Choice, select_and_remember
 from hybridgen.layers.span import Span
 from hybridgen.ops.add_norm.plain import upcast
 from hybridgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
@@ -30,6 +31,8 @@ class Attention(Mixer):
     The MLP part beside the attention exists with mlp_dim > 0. State per row: keys and values, (K, P) each, of every
     token seen (of the last `window` tokens when there is a window); in a selective layer also one number per token.
     """
+
+    keeps_history = True
 
     def __init__(self, spec: AttentionSpec, d_model: int, norm: NormSpec) -> None:
         super().__init__()
@@ -139,6 +142,8 @@ class Attention(Mixer):
 
     def _convolve(self, qkv: Float[Tensor, "B T C"], state: AttentionState | None, span: Span) -> Tensor:
         memory = None if state is None else state.conv
+        if state is not None and state.history:
+            state.record_conv(qkv, span.offset, span.starts)
         if memory is not None and is_single_step(qkv, state, span):
             return causal_conv1d_update(qkv[:, 0], memory, self.conv1d.taps, self.conv1d.bias, "identity")[:, None]
         qkv, last = causal_conv1d(
@@ -207,23 +212,23 @@ class Attention(Mixer):
         before = carry.hidden if source == "guide" else None
         if chooses and state is not None:
             before = state.hidden_of(keys.first, span.offset)
-        y, hidden = selective_attention(
-            q,
-            k,
-            v,
+        choice = Choice(
             self.scale,
             spec.selection_head if chooses else None,
             spec.protect_bos,
-            before,
-            starts,
             spec.window,
             spec.logit_softcap,
-            self.sinks if spec.sink else None,
-            choosers=choosers,
-            over_time=over_time,
+            choosers,
         )
-        if chooses and state is not None:
-            state.store_hidden(hidden.detach(), keys.first)
+        sinks = self.sinks if spec.sink else None
+        if chooses and state is not None and state.history:
+            y = select_and_remember(q, k, v, choice, state, starts, keys.first, sinks)
+        else:
+            y, hidden = selective_attention(
+                q, k, v, hidden=before, starts=starts, sinks=sinks, over_time=over_time, **choice._asdict()
+            )
+            if chooses and state is not None:
+                state.store_hidden(hidden.detach(), keys.first)
         if source == "guide":
             return y, carry
         head = spec.selection_head

@@ -1,7 +1,7 @@
 """What every mixer is: a map over tokens that can also be continued from a state."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -14,12 +14,47 @@ from hybridgen.layers.span import Span
 
 @dataclass
 class MixerState:
-    """What one mixer remembers of the tokens it has seen; the tensors are updated in place."""
+    """What one mixer remembers of the tokens it has seen; the tensors are updated in place.
+
+    Attributes:
+        history: (R, ...) for each buffer of `running`, its value in front of each of the last R tokens: that of slot s
+            at index s modulo R. Empty where the last tokens cannot, or need not, be remembered.
+    """
+
+    history: dict[str, Tensor] = field(default_factory=dict, kw_only=True)
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Returns what the mixer reads, by name."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Returns the buffers by name."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        """Returns the buffers and their history by name."""
+        return self.buffers() | {f"history.{name}": value for name, value in self.history.items()}
+
+    def running(self) -> dict[str, Tensor]:
+        """Returns the buffers that a token changes as a whole; in others it has a place of its own."""
+        return self.buffers()
+
+    def keep_history(self, steps: int) -> None:
+        """Makes an empty state remember what it was in front of each of the last `steps` tokens."""
+        self.history = {name: value.new_zeros(steps, *value.shape) for name, value in self.running().items()}
+
+    def record(self, slot: int) -> None:
+        """Remembers the state in front of the token of a slot."""
+        running = self.running()
+        for name, ring in self.history.items():
+            ring[slot % len(ring)] = running[name].detach()
+
+    def lowest(self, peak: int, steps: int) -> int:
+        """Returns the least length to which it can be rolled back, after `peak` tokens, with so many remembered."""
+        return max(0, peak - steps) if self.running() else 0
+
+    def roll_back(self, length: int, target: int) -> None:
+        """Makes a state of `length` tokens that of its first `target`."""
+        running = self.running()
+        for name, ring in self.history.items():
+            running[name].copy_(ring[target % len(ring)])
 
     def capacity(self) -> int | None:
         """Returns how many tokens fit; None if there is no bound, as in every recurrent state."""
@@ -41,6 +76,9 @@ class Mixer(nn.Module, ABC):
     is_causal: bool = True
     """Whether later tokens leave earlier outputs as they are; only then does a state have a meaning."""
 
+    keeps_history: bool = False
+    """Whether `forward` fills the state's history itself; otherwise the last tokens are given to it one by one."""
+
     @abstractmethod
     def forward(
         self, x: Float[Tensor, "B T D"], state: MixerState | None = None, span: Span | None = None
@@ -56,6 +94,34 @@ class Mixer(nn.Module, ABC):
     @abstractmethod
     def init_state(self, batch_size: int, max_seqlen: int, dtype: torch.dtype, device: torch.device) -> MixerState:
         """Makes an empty state for up to max_seqlen tokens per row; recurrent states ignore that bound."""
+
+
+def run_and_remember(mixer: Mixer, x: Float[Tensor, "B T D"], state: MixerState, span: Span) -> Float[Tensor, "B T D"]:
+    """Runs a mixer that knows of no history: the last tokens one by one, each after a copy of the state."""
+    length, steps = x.shape[1], min(x.shape[1], len(next(iter(state.history.values()))))
+    if length == 1:
+        state.record(span.offset)
+        return _output(mixer, x, state, span)
+    if torch.is_grad_enabled():
+        # A state hands on no gradient, so the outputs come from one call, and what is remembered from others.
+        earlier = {name: value.clone() for name, value in state.buffers().items()}
+        y = _output(mixer, x, state, span)
+        for name, value in state.buffers().items():
+            value.copy_(earlier[name])
+        with torch.no_grad():
+            run_and_remember(mixer, x, state, span)
+        return y
+    first = length - steps
+    parts = [_output(mixer, x[:, :first], state, span.part(0, first))] if first else []
+    for index in range(first, length):
+        state.record(span.offset + index)
+        parts.append(_output(mixer, x[:, index : index + 1], state, span.part(index, index + 1)))
+    return torch.cat(parts, dim=1) if parts else _output(mixer, x, state, span)
+
+
+def _output(mixer: Mixer, x: Tensor, state: MixerState, span: Span) -> Tensor:
+    y: Tensor = mixer(x, state, span)
+    return y
 
 
 def before(buffer: Tensor | None, span: Span) -> Tensor | None:

@@ -11,8 +11,9 @@ from hybridgen.layers.kv_cache import AttentionState
 from hybridgen.layers.mixers.attention import Attention
 from hybridgen.layers.span import Span
 from hybridgen.ops.selective_attention import selective_attention
-from hybridgen.ops.selective_attention.blocks import Extras, Options, attend_densely
+from hybridgen.ops.selective_attention.blocks import Block, Extras, Options, attend_densely, block_scores, hiding
 from hybridgen.ops.selective_attention.in_place import ScoreTable, attend_in_place
+from hybridgen.ops.selective_attention.rows import hidden_by
 from hybridgen.spec.mixers import AttentionSpec
 from hybridgen.spec.parts import NormSpec, ResidualAttnSpec
 
@@ -50,7 +51,9 @@ class ResidualAttention(Attention):
         layers = 1 if carry is None else carry.layers + 1
         share = 1 / layers if self.residual.carry == "mean" else 1.0
         head = spec.selection_head if spec.selective else None
-        hidden = None if state is None else state.hidden_of(0, span.offset)
+        hidden = before_all = None if state is None else state.hidden_of(0, span.offset)
+        G: Tensor | None = None
+        remembers = state is not None and "hidden" in state.history
         sinks = self.sinks if spec.sink else None
         options = Options(self.scale, head, spec.protect_bos, spec.window, spec.logit_softcap, spec.causal)
         extras = Extras(sinks, span.starts)
@@ -58,6 +61,8 @@ class ResidualAttention(Attention):
         if form.table is not None:
             y, hidden = attend_in_place(form.table, q, k, v, hidden, extras, options, share)
             handed_on = ScoreCarry(layers, table=form.table)
+            if remembers:
+                G = _hidden_by_table(form.table.scores, extras, options, share)
         elif form.scores is None:
             queries, all_keys = (*form.queries, q * self.scale), (*form.keys, k)
             y, hidden = selective_attention(
@@ -75,12 +80,17 @@ class ResidualAttention(Attention):
                 spec.causal,
             )
             handed_on = ScoreCarry(layers, queries=queries, keys=all_keys)
+            if remembers:
+                limits = (span.starts, spec.window, spec.logit_softcap)
+                G = hidden_by(queries, all_keys, share, head, spec.protect_bos, *limits)
         else:
             before = form.scores if form.layers else None
             found = attend_densely(q, k, v, hidden, extras, options, before, share)
-            y, hidden = found.y, found.hidden
+            y, hidden, G = found.y, found.hidden, found.G
             handed_on = ScoreCarry(layers, found.logits if self.residual.carry == "upstream" else found.total)
-        if state is not None:
+        if state is not None and remembers and G is not None:
+            self._remember(state, before_all, G, span.offset)
+        elif state is not None:
             state.store_hidden(hidden.detach(), 0)
         return y.transpose(1, 2), handed_on
 
@@ -96,3 +106,21 @@ class ResidualAttention(Attention):
             fits = 2 * math.prod(shape) * wide.itemsize <= TABLE_BYTES
             training = "table" if fits and not torch.compiler.is_compiling() else "products"
         return ScoreCarry(0, table=ScoreTable(q.new_empty(shape, dtype=wide))) if training == "table" else ScoreCarry(0)
+
+    def _remember(self, state: AttentionState, hidden: Tensor | None, G: Float[Tensor, "B T S"], offset: int) -> None:
+        """Stores what is hidden after each of the last tokens, given F in front of all of them."""
+        cut = max(0, G.shape[1] - len(state.history["hidden"]))
+        before = G.new_zeros(G.shape[0], G.shape[2])
+        if hidden is not None:
+            before[:, :offset] = hidden.detach()
+        before = before + G[:, :cut].detach().sum(dim=1)
+        state.store_hidden(before[:, : offset + cut], 0)
+        state.store_hidden_by_rows(before, G[:, cut:].detach(), 0, offset + cut)
+
+
+def _hidden_by_table(scores: Float[Tensor, "B H T S"], extras: Extras, options: Options, share: float) -> Tensor | None:
+    """What each query hides, (B, T, S), given the sum of all scores."""
+    (_, _, T, S) = scores.shape
+    whole = Block(0, T, 0, S, S - T)
+    with torch.no_grad():
+        return hiding(block_scores([], [], extras, whole, options, scores, share), extras, whole, options)

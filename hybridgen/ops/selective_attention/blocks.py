@@ -180,15 +180,17 @@ def log_sums(logits: Tensor, sinks: Tensor | None) -> Tensor:
 
 
 class Dense(NamedTuple):
-    """What `attend_densely` returns: y (B, H, T, P), F after the last query (B, S), and two tables (B, H, T, S).
+    """What `attend_densely` returns: y (B, H, T, P), F after the last query (B, S), and tables (B, H, T, S).
 
-    `total` are the scores before bias, soft cap, mask and selection, `logits` what went into the softmax.
+    `total` are the scores before bias, soft cap, mask and selection, `logits` what went into the softmax; G (B, T, S)
+    is what each query hides, None if nothing ever is.
     """
 
     y: Tensor
     hidden: Tensor
     total: Tensor
     logits: Tensor
+    G: Tensor | None
 
 
 def attend_densely(
@@ -215,7 +217,7 @@ def attend_densely(
     G = hiding(scores, extras, whole, options)
     logits = masked_logits(scores, F, G, options)
     y = weighted((logits - log_sums(logits, extras.sinks)).exp(), upcast(v)).to(q.dtype)
-    return Dense(y, F if G is None or not options.over_time else F + G.sum(dim=1), scores.total, logits)
+    return Dense(y, F if G is None or not options.over_time else F + G.sum(dim=1), scores.total, logits, G)
 
 
 def forward(
