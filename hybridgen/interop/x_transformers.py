@@ -213,6 +213,7 @@ def _layer(index: int, layer: LayerSpec, d_model: int, faults: list[str]) -> dic
     for name, required in (
         ("mlp_dim", 0), ("qkv_proj_bias", False), ("out_proj_bias", False), ("causal", True), ("d_conv", 0),
         ("qk_norm", "none"), ("selection_head", 0), ("selection_from", "self"), ("protect_bos", True),
+        ("context_budget", None),
     ):  # fmt: skip
         if getattr(mixer, name) != required:
             faults.append(f"layer {index}: mixer.{name}: {getattr(mixer, name)!r}")

@@ -13,8 +13,8 @@ from hybridgen.layers.span import Span
 
 _BOOKKEEPING = ("length", "peak", "starts", "last_seq_idx")
 _BUSY = (
-    "an earlier call with this state failed halfway, so its layers are out of step; call state.reset() and begin again, "
-    "or go on with a copy.deepcopy made before"
+    "an earlier call with this state failed halfway, so its layers are out of step; call state.reset() and begin "
+    "again, or go on with a copy.deepcopy made before"
 )
 
 

@@ -255,6 +255,9 @@ class AttentionSpec(Spec):
     those before it, for the current token alone (previous), or as the nearest one before it did (guide)."""
     protect_bos: bool = True
     """Whether the first token of a sequence can never be hidden, in a selective layer."""
+    context_budget: Annotated[int, Field(ge=2, le=1_000_000_000)] | None = None
+    """Keys that a selective layer keeps, in training as in decoding: beyond them the one that is hidden most goes, and
+    a cache takes no more; null keeps all."""
 
     def kv_heads(self) -> int:
         """Key-value heads, the default worked out."""
@@ -328,6 +331,21 @@ class AttentionSpec(Spec):
                 "selection_head, selection_from and protect_bos need selective: true, nothing is hidden without it",
                 "write selective: true",
                 depends=("selection_head", "selection_from", "protect_bos"),
+            )
+        if self.context_budget is not None and not self.selective:
+            yield Problem(
+                ("context_budget",),
+                "context_budget needs selective: true, which says what to drop",
+                "write selective: true",
+                depends=("selective",),
+            )
+        elif self.context_budget is not None and self.window is not None:
+            yield Problem(
+                ("context_budget",),
+                f"context_budget and window both bound the keys that are kept; given {self.context_budget} and "
+                f"{self.window}",
+                "remove one of them",
+                depends=("window",),
             )
 
 

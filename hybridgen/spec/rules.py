@@ -95,6 +95,14 @@ def check_chain(chained: Checked[Any], mixers: Iterable[tuple[Checked[Any], Node
     chain = [(mixer, place) for mixer, place in mixers if isinstance(mixer.spec, AttentionSpec)]
     if mixers and not chain and all(mixer.spec is not None for mixer, _ in mixers):
         report.add(node.path, "residual_attn needs attention layers; there are none", "remove it")
+    for mixer, place in chain:
+        budget = getattr(mixer.spec, "context_budget", None)
+        if budget is not None and "context_budget" not in mixer.faulty:
+            message = (
+                "residual_attn adds the scores of several layers, and with context_budget each keeps other keys; given "
+                f"{budget}"
+            )
+            report.add(place.place_of(("context_budget",)), message, "write context_budget: null")
     for (before, _), (after, place) in itertools.pairwise(chain):
         for field in ("num_heads", "causal"):
             if {field} & (before.faulty | after.faulty):
@@ -124,9 +132,16 @@ def check_selection(mixers: Iterable[tuple[Checked[Any], Node]], has_residual_at
             message = "selection_from: guide needs a selective layer before it that chooses; this is the first"
         elif source != "self":
             taken = choosers[-1:] if source == "guide" else choosers
+            budgets = [one.context_budget for one in (*taken, spec) if one.context_budget is not None]
+            if budgets:
+                message = (
+                    f"selection_from: {source} takes the choices of other layers, and with context_budget each layer "
+                    f"keeps other keys; given {budgets[0]}"
+                )
+                suggestion = "write selection_from: self, or context_budget: null"
             for field in ("window", "logit_softcap", "protect_bos"):
                 given, wanted = getattr(spec, field), {getattr(one, field) for one in taken} - {getattr(spec, field)}
-                if wanted and field not in mixer.faulty:
+                if wanted and not message and field not in mixer.faulty:
                     place, other = (field,), shown(wanted.pop())
                     message = (
                         f"selection_from: {source} needs the same {field} as in the selective layers whose choices it "

@@ -50,6 +50,21 @@ MIXER_CASES: dict[str, dict[str, Any]] = {
     "attention-selective-everything": _attention(
         selective=True, selection_head=3, window=7, qk_norm="head", logit_softcap=5.0, sink=True, output_gate="head"
     ),
+    "attention-pruned": _attention(selective=True, context_budget=6),
+    "attention-pruned-to-two": _attention(selective=True, context_budget=2, selection_head=3, num_heads_kv=4),
+    "attention-pruned-everything": _attention(
+        selective=True,
+        context_budget=9,
+        selection_head=1,
+        protect_bos=False,
+        qk_norm="head",
+        logit_softcap=5.0,
+        sink=True,
+        output_gate="head",
+        d_conv=3,
+        mlp_dim=256,
+        num_heads_kv=1,
+    ),
     "attention-everything": _attention(
         window=7, qk_norm="head", logit_softcap=5.0, sink=True, output_gate="head", d_conv=3, mlp_dim=256, head_dim=16
     ),

@@ -68,24 +68,29 @@ def attention(mixer: Any, x: Tensor) -> Tensor:
         queries.append([_rotate(head, t, *turn) for head in q])
         keys.append([_rotate(head, t, *turn) for head in k])
         values.append(v.view(kv, dim))
-    out, hidden = [], [x.new_zeros(()) for _ in x]
+    out, hidden, kept = [], [x.new_zeros(()) for _ in x], list(range(len(x)))
     for t, row in enumerate(x):
         first = 0 if spec.window is None else max(0, t - spec.window + 1)
         contexts = []
         for h in range(heads):
             group = h // (heads // kv)
             scale = spec.softmax_scale or dim**-0.5
-            scores = torch.stack([scale * (queries[t][h] @ keys[s][group]) for s in range(first, t + 1)])
+            seen = [s for s in kept if first <= s <= t]
+            scores = torch.stack([scale * (queries[t][h] @ keys[s][group]) for s in seen])
             if spec.logit_softcap:
                 scores = spec.logit_softcap * torch.tanh(scores / spec.logit_softcap)
             if h == spec.selection_head:
                 chosen = scores.relu()
-            weights = (scores - torch.stack(hidden[first : t + 1])).exp()
+            weights = (scores - torch.stack([hidden[s] for s in seen])).exp()
             total = weights.sum() + (w["sinks"][h].exp() if spec.sink else 0)
-            contexts.append(sum(weights[i] / total * values[first + i][group] for i in range(len(weights))))
+            contexts.append(sum(weights[i] / total * values[s][group] for i, s in enumerate(seen)))
         if spec.selective:
-            for s in range(max(first, 1 if spec.protect_bos else 0), t):
-                hidden[s] = hidden[s] + chosen[s - first]
+            movable = [s for s in seen if s < t and (s > 0 or not spec.protect_bos)]
+            for s in movable:
+                hidden[s] = hidden[s] + chosen[seen.index(s)]
+            if spec.context_budget and len(seen) > spec.context_budget:
+                most = max(float(hidden[s].detach()) for s in movable)
+                kept.remove(next(s for s in movable if float(hidden[s].detach()) >= most - max(most, 1.0) / 1024))
         context = torch.cat(contexts)
         if spec.output_gate != "none":
             gate = torch.sigmoid(w["g_proj.weight"] @ row)

@@ -8,12 +8,15 @@ import pytest
 
 from tests.helpers.mixer_cases import STACK_CASES
 
-COMPILED = ["attention-everything", "attention-grouped", "attention-window", "mamba1", "mamba2-groups", *STACK_CASES]
+COMPILED = [
+    "attention-everything", "attention-grouped", "attention-window", "attention-pruned", "mamba1", "mamba2-groups",
+    *STACK_CASES,
+]  # fmt: skip
 STACK = "hybrid-pre-rms"
 VALUES = [f"values:{case}" for case in COMPILED]
-LENGTHS = [f"lengths:{case}" for case in ("attention-everything", "mamba1", "mamba2", STACK)]
-DECODING = [f"decoding:{case}" for case in ("attention-window", STACK)]
-EXPORT = [f"export:{case}" for case in ("attention-grouped", "mamba1", "mamba2")]
+LENGTHS = [f"lengths:{case}" for case in ("attention-everything", "attention-pruned", "mamba1", "mamba2", STACK)]
+DECODING = [f"decoding:{case}" for case in ("attention-window", "attention-pruned", STACK)]
+EXPORT = [f"export:{case}" for case in ("attention-grouped", "attention-pruned", "mamba1", "mamba2")]
 
 
 @pytest.fixture(scope="module")

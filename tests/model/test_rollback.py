@@ -15,7 +15,8 @@ CASE = pytest.mark.parametrize(
     "case",
     [
         "attention-grouped", "attention-window", "attention-selective-head", "attention-selective-everything",
-        "attention-everything", "mamba1", "mamba2-groups", "hybrid-pre-rms", "residual-raw", "residual-upstream",
+        "attention-everything", "attention-pruned", "attention-pruned-everything", "mamba1", "mamba2-groups",
+        "hybrid-pre-rms", "residual-raw", "residual-upstream",
     ],
 )  # fmt: skip
 ROLLBACK = 5

@@ -29,6 +29,31 @@ ATTN = SHORT["backbone"]["attn"]
             "backbone.attn.rotary_emb_dim: rotary_emb_dim must be even; given 31",
         ),
         (
+            {"attn": {**ATTN, "context_budget": 64}},
+            "backbone.attn.context_budget: context_budget needs selective: true, which says what to drop; "
+            "write selective: true",
+        ),
+        (
+            {"attn": {**ATTN, "context_budget": 64, "window": 100, "selective": True}},
+            "backbone.attn.context_budget: context_budget and window both bound the keys that are kept; given 64 and "
+            "100; remove one of them",
+        ),
+        (
+            {"attn": {**ATTN, "context_budget": 64, "selective": True, "selection_from": "accumulate"}},
+            "backbone.attn.selection_from: selection_from: accumulate takes the choices of other layers, and with "
+            "context_budget each layer keeps other keys; given 64; write selection_from: self, or context_budget: null",
+        ),
+        (
+            {"attn": {**ATTN, "context_budget": 1, "selective": True}},
+            "backbone.attn.context_budget: must be an integer of at least 2 or null; given 1; "
+            "leave it out for the default, null",
+        ),
+        (
+            {"attn": {**ATTN, "context_budget": 64, "selective": True}, "residual_attn": {}},
+            "backbone.attn.context_budget: residual_attn adds the scores of several layers, and with context_budget "
+            "each keeps other keys; given 64; write context_budget: null",
+        ),
+        (
             {"ssm": {"type": "mamba2", "headdim": 100}},
             "backbone.ssm.headdim: headdim must divide d_ssm = 1024; given 100",
         ),

@@ -4,6 +4,7 @@ from hybridgen.layers.mixers.attention import Attention
 from hybridgen.layers.mixers.base import Mixer
 from hybridgen.layers.mixers.mamba1 import Mamba1
 from hybridgen.layers.mixers.mamba2 import Mamba2
+from hybridgen.layers.mixers.pruned_attention import PrunedAttention
 from hybridgen.layers.mixers.residual_attention import ResidualAttention
 from hybridgen.spec.mixers import AttentionSpec, Mamba1Spec, Mamba2Spec
 from hybridgen.spec.parts import StackSettings
@@ -20,4 +21,6 @@ def make_mixer(spec: Mamba1Spec | Mamba2Spec | AttentionSpec, stack: StackSettin
         case AttentionSpec():
             if stack.residual_attn is not None:
                 return ResidualAttention(spec, d_model, stack.norm, stack.residual_attn)
+            if spec.context_budget is not None:
+                return PrunedAttention(spec, d_model, stack.norm)
             return Attention(spec, d_model, stack.norm)

@@ -99,9 +99,6 @@ class Mixer(nn.Module, ABC):
 def run_and_remember(mixer: Mixer, x: Float[Tensor, "B T D"], state: MixerState, span: Span) -> Float[Tensor, "B T D"]:
     """Runs a mixer that knows of no history: the last tokens one by one, each after a copy of the state."""
     length, steps = x.shape[1], min(x.shape[1], len(next(iter(state.history.values()))))
-    if length == 1:
-        state.record(span.offset)
-        return _output(mixer, x, state, span)
     if torch.is_grad_enabled():
         # A state hands on no gradient, so the outputs come from one call, and what is remembered from others.
         earlier = {name: value.clone() for name, value in state.buffers().items()}
