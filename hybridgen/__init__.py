@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hybridgen.errors import ShapeError as ShapeError
     from hybridgen.errors import SpecError as SpecError
     from hybridgen.errors import UnsupportedError as UnsupportedError
+    from hybridgen.layers.selection_memory import selection_memory as selection_memory
     from hybridgen.model.generate import generate as generate
     from hybridgen.model.model import base_model as base_model
     from hybridgen.ops.backends import use_backend as use_backend
@@ -41,6 +42,7 @@ _HOMES = {
     "UnsupportedError": "hybridgen.errors",
     "generate": "hybridgen.model.generate",
     "base_model": "hybridgen.model.model",
+    "selection_memory": "hybridgen.layers.selection_memory",
     "use_backend": "hybridgen.ops.backends",
     "ModelSpec": "hybridgen.spec",
     "load_spec": "hybridgen.spec",

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hybridgen.errors import ShapeError
 from hybridgen.layers.linear import Embedding, Linear
+from hybridgen.layers.selection_memory import active_memory
 from hybridgen.model.backbone import Backbone
 from hybridgen.model.state import DecodingState, plan_step
 from hybridgen.spec.ends import CodebooksHeadSpec, CodebooksInputSpec, LmHeadSpec, TokensInputSpec
@@ -80,6 +81,9 @@ class HybridModel(nn.Module):
         if num_last_tokens < 0:
             raise ShapeError(f"num_last_tokens must be 0 (all) or more; given {num_last_tokens}")
         step = plan_step((x.shape[0], x.shape[1]), x.device, state, mask, seq_idx)
+        memory = active_memory()
+        if memory is not None:
+            memory.begin((x.shape[0], x.shape[1]), mask)
         if state is not None:
             state.is_busy = True
         hidden = self.backbone(self._embed(x), None if state is None else state.layers, step.span)

@@ -16,6 +16,7 @@ from hybridgen.layers.mixers.base import Mixer, MixerState, before, is_single_st
 from hybridgen.layers.norms import Norm
 from hybridgen.layers.rotary import apply_rotary
 from hybridgen.layers.selection import Choice, select_and_remember
+from hybridgen.layers.selection_memory import active_memory
 from hybridgen.layers.span import Span
 from hybridgen.ops.add_norm.plain import upcast
 from hybridgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
@@ -220,6 +221,9 @@ class Attention(Mixer):
             spec.logit_softcap,
             choosers,
         )
+        memory = active_memory()
+        if memory is not None:
+            memory.add(self, q, k, hidden=before, starts=starts, over_time=over_time, **choice._asdict())
         sinks = self.sinks if spec.sink else None
         if chooses and state is not None and state.history:
             y = select_and_remember(q, k, v, choice, state, starts, keys.first, sinks)

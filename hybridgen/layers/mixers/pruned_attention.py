@@ -10,6 +10,7 @@ from hybridgen.layers.carry import Carry
 from hybridgen.layers.kv_cache import AttentionState
 from hybridgen.layers.mixers.attention import Attention
 from hybridgen.layers.pruned_cache import Kept, PrunedState
+from hybridgen.layers.selection_memory import active_memory
 from hybridgen.layers.span import Span
 from hybridgen.ops.selective_attention import selective_attention
 from hybridgen.ops.selective_attention.blocks import BLOCK
@@ -99,6 +100,12 @@ class PrunedAttention(Attention):
         until, held, hidden = evictions(
             [chooser_q], [chooser_k], kept.hidden, places, starts, budget, spec.protect_bos, spec.logit_softcap
         )
+        memory = active_memory()
+        if memory is not None:
+            limits = {"softcap": spec.logit_softcap, "until": until, "hidden": kept.hidden, "starts": starts}
+            memory.add(
+                self, q, k, scale=self.scale, selection_head=spec.selection_head, protect_bos=spec.protect_bos, **limits
+            )
         y, _ = self._select_among(q, k, v, kept.hidden, starts, until)
         return y, Kept(k.detach(), v.detach(), kept.hidden, places).chosen(held, hidden)
 

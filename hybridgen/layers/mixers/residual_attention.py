@@ -6,9 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hybridgen.errors import UnsupportedError
 from hybridgen.layers.carry import Carry, ScoreCarry
 from hybridgen.layers.kv_cache import AttentionState
 from hybridgen.layers.mixers.attention import Attention
+from hybridgen.layers.selection import Choice
+from hybridgen.layers.selection_memory import active_memory
 from hybridgen.layers.span import Span
 from hybridgen.ops.selective_attention import selective_attention
 from hybridgen.ops.selective_attention.blocks import Block, Extras, Options, attend_densely, block_scores, hiding
@@ -65,6 +68,10 @@ class ResidualAttention(Attention):
                 G = _hidden_by_table(form.table.scores, extras, options, share)
         elif form.scores is None:
             queries, all_keys = (*form.queries, q * self.scale), (*form.keys, k)
+            memory = active_memory()
+            if memory is not None and head is not None:
+                choice = Choice(share, head, spec.protect_bos, spec.window, spec.logit_softcap)
+                memory.add(self, queries, all_keys, hidden=hidden, starts=span.starts, **choice._asdict())
             y, hidden = selective_attention(
                 queries,
                 all_keys,
@@ -98,6 +105,12 @@ class ResidualAttention(Attention):
         """Begins a chain, in the form that suits queries (B, H, T, P) and keys (B, K, S, P)."""
         wide = torch.float64 if q.dtype == torch.float64 else torch.float32
         shape = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+        if active_memory() is not None:
+            if self.residual.carry == "upstream":
+                raise UnsupportedError(
+                    "selection_memory is not for residual_attn with carry: upstream; write carry: raw"
+                )
+            return ScoreCarry(0)
         if self.residual.carry == "upstream" or not torch.is_grad_enabled():
             return ScoreCarry(0, scores=q.new_empty(0, dtype=wide))
         training = self.residual.training
