@@ -11,6 +11,7 @@ from hybridgen.cli.doctor import doctor
 from hybridgen.cli.export_model import export_model
 from hybridgen.cli.generate import generate
 from hybridgen.cli.import_model import import_model
+from hybridgen.cli.prune_budget import prune_budget
 from hybridgen.cli.schema import schema
 from hybridgen.cli.show import show
 
@@ -44,5 +45,6 @@ app.command()(build)
 app.command()(generate)
 app.command("import")(import_model)
 app.command("export")(export_model)
+app.command("prune-budget")(prune_budget)
 app.command()(schema)
 app.command()(doctor)
