@@ -18,26 +18,24 @@ if TYPE_CHECKING:
     from hybridgen.model.prune_budget import Budgets
     from hybridgen.spec.ends import TokensInputSpec
 
+Data = Annotated[
+    Path,
+    typer.Option(help="Text to measure on: its bytes as ids for a vocabulary of 256, else ids (text, JSON or .npy)."),
+]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="File for the document with the budgets, as YAML.")]
+Save = Annotated[Path | None, typer.Option(help="Directory for the model with the budgets, weights and all.")]
+
 
 def prune_budget(
     model_dir: ModelDirectory,
     *,
-    data: Annotated[
-        Path,
-        typer.Option(
-            help="Text to measure on: its bytes as ids for a vocabulary of 256, else ids (text, JSON or .npy)."
-        ),
-    ],
+    data: Data,
     target_memory: Annotated[float, typer.Option(help="Share of the keys to keep, such as 0.1.")] = 0.1,
     context: Annotated[int, typer.Option(min=4, help="Tokens of a row of text.")] = 512,
     max_tokens: Annotated[int, typer.Option(min=4, help="Tokens to measure on at most.")] = 16_384,
     shrink: Annotated[float, typer.Option(help="A step multiplies the budget of one layer by this.")] = 0.5,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File for the document with the budgets, as YAML.")
-    ] = None,
-    save: Annotated[
-        Path | None, typer.Option(help="Directory for the model with the budgets, weights and all.")
-    ] = None,
+    output: Output = None,
+    save: Save = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the curve as JSON.")] = False,
     device: Device = "cpu",
     dtype: Annotated[DType | None, typer.Option(help="Format of the weights; as saved if not given.")] = None,
@@ -62,17 +60,19 @@ def prune_budget(
     ids = _rows(_read_ids(data, vocab_size), data, context, max_tokens).to(model.device)
     search = BudgetSearch(model, ids, shrink)
     curve = search.run(target_memory)
-    spec = with_budgets(
-        model.spec, {layer: keys for layer, keys in curve[-1].per_layer.items() if keys < search.length}
-    )
+    spec = with_budgets(model.spec, search.bounded(curve[-1]))
     if output is not None:
         _write(output, to_yaml(spec.document()))
     if save is not None:
         save_model(rebuilt(model, spec), save)
     if as_json:
         typer.echo(json.dumps([_as_json(point) for point in curve], indent=2))
-        return
-    headings = ("memory", "perplexity", *(f"layer {layer}" for layer in search.layers))
+    else:
+        _print(curve)
+
+
+def _print(curve: "list[Budgets]") -> None:
+    headings = ("memory", "perplexity", *(f"layer {layer}" for layer in curve[0].per_layer))
     rows = [
         (f"{point.memory:.4f}", f"{point.perplexity:.4f}", *(str(keys) for keys in point.per_layer.values()))
         for point in curve

@@ -160,6 +160,10 @@ class BudgetSearch:
         whole = sum(self._weights.values()) * self.length
         return sum(self._weights[index] * min(budget, self.length) for index, budget in per_layer.items()) / whole
 
+    def bounded(self, point: Budgets) -> dict[int, int]:
+        """The budgets of a point that are less than the text is long."""
+        return {index: budget for index, budget in point.per_layer.items() if budget < self.length}
+
     @torch.no_grad()
     def measured(self, per_layer: dict[int, int]) -> Budgets:
         """Measures the loss under budgets: one pass over the text."""

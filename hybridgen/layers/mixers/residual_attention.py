@@ -57,9 +57,8 @@ class ResidualAttention(Attention):
         hidden = before_all = None if state is None else state.hidden_of(0, span.offset)
         G: Tensor | None = None
         remembers = state is not None and "hidden" in state.history
-        sinks = self.sinks if spec.sink else None
         options = Options(self.scale, head, spec.protect_bos, spec.window, spec.logit_softcap, spec.causal)
-        extras = Extras(sinks, span.starts)
+        extras = Extras(self.sinks if spec.sink else None, span.starts)
         form = self._form(q, k) if carry is None else carry
         if form.table is not None:
             y, hidden = attend_in_place(form.table, q, k, v, hidden, extras, options, share)
@@ -67,29 +66,9 @@ class ResidualAttention(Attention):
             if remembers:
                 G = _hidden_by_table(form.table.scores, extras, options, share)
         elif form.scores is None:
-            queries, all_keys = (*form.queries, q * self.scale), (*form.keys, k)
-            memory = active_memory()
-            if memory is not None and head is not None:
-                choice = Choice(share, head, spec.protect_bos, spec.window, spec.logit_softcap)
-                memory.add(self, queries, all_keys, hidden=hidden, starts=span.starts, **choice._asdict())
-            y, hidden = selective_attention(
-                queries,
-                all_keys,
-                v,
-                share,
-                head,
-                spec.protect_bos,
-                hidden,
-                span.starts,
-                spec.window,
-                spec.logit_softcap,
-                sinks,
-                spec.causal,
-            )
-            handed_on = ScoreCarry(layers, queries=queries, keys=all_keys)
-            if remembers:
-                limits = (span.starts, spec.window, spec.logit_softcap)
-                G = hidden_by(queries, all_keys, share, head, spec.protect_bos, *limits)
+            handed_on = ScoreCarry(layers, queries=(*form.queries, q * self.scale), keys=(*form.keys, k))
+            choice = Choice(share, head, spec.protect_bos, spec.window, spec.logit_softcap)
+            y, hidden, G = self._by_products(handed_on, v, hidden, extras, choice, remembers)
         else:
             before = form.scores if form.layers else None
             found = attend_densely(q, k, v, hidden, extras, options, before, share)
@@ -100,6 +79,18 @@ class ResidualAttention(Attention):
         elif state is not None:
             state.store_hidden(hidden.detach(), 0)
         return y.transpose(1, 2), handed_on
+
+    def _by_products(
+        self, scores: ScoreCarry, v: Tensor, hidden: Tensor | None, extras: Extras, choice: Choice, remembers: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Attends with the sum of the products of queries and keys; returns y, F after it, and G if it `remembers`."""
+        q, k, starts, arguments = scores.queries, scores.keys, extras.starts, choice._asdict()
+        memory = active_memory()
+        if memory is not None and choice.selection_head is not None:
+            memory.add(self, q, k, hidden=hidden, starts=starts, **arguments)
+        sinks, causal = extras.sinks, self.spec.causal
+        y, after = selective_attention(q, k, v, hidden=hidden, starts=starts, sinks=sinks, causal=causal, **arguments)
+        return y, after, hidden_by(q, k, starts=starts, **arguments) if remembers else None
 
     def _form(self, q: Tensor, k: Tensor) -> ScoreCarry:
         """Begins a chain, in the form that suits queries (B, H, T, P) and keys (B, K, S, P)."""
