@@ -143,3 +143,15 @@ def test_rows_of_nan_leave_others_alone():
     state = model.init_state(2, 30)
     got = torch.cat([model(changed[:, :20], state=state), model(changed[:, 20:21], state=state)], dim=1)
     torch.testing.assert_close(got[1], model(x)[1, :21])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("repeats", [1, 3, 40])
+def test_steps_drop_what_the_whole_drops_in_float32(repeats):
+    """Also among the same few tokens again and again, whose F differ by little or nothing."""
+    for seed in range(3):
+        model = make("attention-pruned", seed=seed)
+        x = tokens(160 // repeats, batch=1, dtype=torch.float32, seed=seed).repeat(1, repeats, 1)
+        state = model.init_state(1, 200)
+        stepped = torch.cat([model(x[:, t : t + 1], state=state) for t in range(x.shape[1])], dim=1)
+        torch.testing.assert_close(stepped, model(x), rtol=1e-4, atol=1e-5)
