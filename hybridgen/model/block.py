@@ -74,13 +74,14 @@ class Block(nn.Module):
 
     def _mix(self, x: Tensor, state: MixerState | None, span: Span, carry: Carry | None) -> tuple[Tensor, Carry | None]:
         assert self.mixer is not None, "called for a layer with a mixer only"
-        if carry is not None and isinstance(self.mixer, Attention) and self.mixer.keeps_history:
+        by_steps = state is not None and bool(state.history) and not self.mixer.keeps_history
+        if carry is not None and isinstance(self.mixer, Attention) and not by_steps:
             both: tuple[Tensor, Carry] = self.mixer(x, state, span, carry)
             return both
         if carry is not None and not self.passes_scores:
             carry = carry._replace(scores=None)
         mixed: Tensor
-        if state is not None and state.history and not self.mixer.keeps_history:
+        if state is not None and by_steps:
             mixed = run_and_remember(self.mixer, x, state, span)
         else:
             mixed = self.mixer(x, state, span)
