@@ -107,6 +107,17 @@ STACK_CASES: dict[str, dict[str, Any]] = {
     for placement, norm in (("pre", "rms"), ("post", "layer"), ("sandwich", "rms"), ("residual", "layer"))
 }
 
+STACK_CASES["hybrid-pruned"] = {
+    "backbone": {
+        "d_model": D_MODEL,
+        "blocks": {
+            **_HYBRID_BLOCKS,
+            "p": {"mixer": {"type": "attention", **_ATTENTION, "selective": True, "context_budget": 8}},
+        },
+        "pattern": "m p f s p a",
+    }
+}
+
 _RESIDUAL_BLOCKS: dict[str, Any] = {
     **_HYBRID_BLOCKS,
     "v": {"mixer": {"type": "attention", **_ATTENTION, "num_heads_kv": 4, "logit_softcap": 4.0, "selective": True}},

@@ -16,7 +16,7 @@ CASE = pytest.mark.parametrize(
     [
         "attention-grouped", "attention-window", "attention-selective-head", "attention-selective-everything",
         "attention-everything", "attention-pruned", "attention-pruned-everything", "mamba1", "mamba2-groups",
-        "hybrid-pre-rms", "residual-raw", "residual-upstream", "selection-over-depth",
+        "hybrid-pre-rms", "hybrid-pruned", "residual-raw", "residual-upstream", "selection-over-depth",
     ],
 )  # fmt: skip
 ROLLBACK = 5
