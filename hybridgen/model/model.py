@@ -6,6 +6,7 @@ from typing import cast
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hybridgen.errors import ShapeError
 from hybridgen.layers.linear import Embedding, Linear
@@ -137,7 +138,8 @@ class HybridModel(nn.Module):
         total: Tensor = tables[0](x[..., 0])
         for index, table in enumerate(tables[1:], start=1):
             total = total + table(x[..., index])
-        return total
+        dropout = self.spec.input.dropout
+        return functional.dropout(total, dropout, self.training) if dropout else total
 
     def _apply_head(self, hidden: Float[Tensor, "B T D"]) -> Tensor:
         head = self.spec.head

@@ -24,7 +24,7 @@ from hybridgen.spec.parts import InitSpec, NormSpec, ResidualAttnSpec
 from hybridgen.spec.pattern import compress_pattern
 from hybridgen.spec.places import Locate
 from hybridgen.spec.report import Report, shown
-from hybridgen.spec.rules import check_causality, check_chain, check_ends, check_norm, check_selection
+from hybridgen.spec.rules import check_carry, check_causality, check_chain, check_ends, check_norm, check_selection
 from hybridgen.spec.stack import read_stack
 from hybridgen.spec.sugar import is_flat, respell_backbone, respell_end, unflatten
 from hybridgen.spec.tree import BROKEN, Node, grow, mapping_of
@@ -126,7 +126,10 @@ def _resolve_backbone(root: Node, head: Checked[Any], report: Report) -> dict[st
         check_causality(mixer, node, head, report)
     mixers = [checker.mixers[id(layer.mixer)] for layer in overrides.layers or () if layer.mixer is not None]
     if residual_attn is not None:
-        check_chain(residual_attn, mixers, fields["residual_attn"], report)
+        check_carry(residual_attn, fields["residual_attn"], report)
+        check_chain("residual_attn", mixers, fields["residual_attn"], d_model, report)
+    if settings.spec is not None and settings.spec.value_residual != "none":
+        check_chain("value_residual", mixers, fields["value_residual"], d_model, report)
     check_selection(mixers, residual_attn is not None, report)
     checker.check_rest(stack, [*stack.unused, *overrides.changes])
     if report or settings.spec is None or overrides.layers is None:
@@ -139,6 +142,8 @@ def _resolve_backbone(root: Node, head: Checked[Any], report: Report) -> dict[st
         "norm_placement": settings.spec.norm_placement,
         "residual_in_fp32": settings.spec.residual_in_fp32,
         "residual_attn": None if residual_attn is None else _dump(residual_attn.spec),
+        "value_residual": settings.spec.value_residual,
+        "layer_dropout": settings.spec.layer_dropout,
         "init": _dump(init.spec),
         "n_layer": len(names),
         "blocks": {name: {"mixer": _dump(mixer), "mlp": _dump(mlp)} for name, (mixer, mlp) in contents.items()},

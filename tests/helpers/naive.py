@@ -76,6 +76,9 @@ def attention(mixer: Any, x: Tensor) -> Tensor:
             group = h // (heads // kv)
             scale = spec.softmax_scale or dim**-0.5
             scores = torch.stack([scale * (queries[t][h] @ keys[s][group]) for s in range(first, t + 1)])
+            if spec.alibi:  # 2^(-8/H), 2^(-16/H), ... for these four heads
+                slope = spec.alibi_slopes[h] if spec.alibi_slopes else 2.0 ** (-8 * (h + 1) / heads)
+                scores = scores - slope * torch.arange(t - first, -1, -1, dtype=scores.dtype)
             if spec.logit_softcap:
                 scores = spec.logit_softcap * torch.tanh(scores / spec.logit_softcap)
             if h == spec.selection_head:

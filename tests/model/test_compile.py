@@ -8,7 +8,15 @@ import pytest
 
 from tests.helpers.mixer_cases import STACK_CASES
 
-COMPILED = ["attention-everything", "attention-grouped", "attention-window", "mamba1", "mamba2-groups", *STACK_CASES]
+COMPILED = [
+    "attention-everything",
+    "attention-alibi-slopes",
+    "attention-grouped",
+    "attention-window",
+    "mamba1",
+    "mamba2-groups",
+    *STACK_CASES,
+]
 STACK = "hybrid-pre-rms"
 VALUES = [f"values:{case}" for case in COMPILED]
 LENGTHS = [f"lengths:{case}" for case in ("attention-everything", "mamba1", "mamba2", STACK)]

@@ -14,7 +14,7 @@ from hybridgen.ops.selective_attention import selective_attention
 from hybridgen.ops.selective_attention.blocks import Extras, Options, attend_densely
 from hybridgen.ops.selective_attention.in_place import ScoreTable, attend_in_place
 from hybridgen.spec.mixers import AttentionSpec
-from hybridgen.spec.parts import NormSpec, ResidualAttnSpec
+from hybridgen.spec.parts import NormSpec, ResidualAttnSpec, ValueResidual
 
 TABLE_BYTES = 2**30
 """Up to this size the two tables of a chain in training are held, unless `residual_attn.training` says otherwise."""
@@ -26,8 +26,16 @@ class ResidualAttention(Attention):
     Its cache keeps every token whatever the window, since a later layer may look further than this one.
     """
 
-    def __init__(self, spec: AttentionSpec, d_model: int, norm: NormSpec, residual: ResidualAttnSpec) -> None:
-        super().__init__(spec, d_model, norm)
+    def __init__(
+        self,
+        spec: AttentionSpec,
+        d_model: int,
+        norm: NormSpec,
+        residual: ResidualAttnSpec,
+        values: ValueResidual = "none",
+        is_first: bool = True,
+    ) -> None:
+        super().__init__(spec, d_model, norm, values, is_first)
         self.residual = residual
         self.reach = None
 
@@ -53,7 +61,7 @@ class ResidualAttention(Attention):
         hidden = None if state is None else state.hidden_of(0, span.offset)
         sinks = self.sinks if spec.sink else None
         options = Options(self.scale, head, spec.protect_bos, spec.window, spec.logit_softcap, spec.causal)
-        extras = Extras(sinks, span.starts)
+        extras = Extras(sinks, span.starts, self.slopes(q.device))
         form = self._form(q, k) if carry is None else carry
         if form.table is not None:
             y, hidden = attend_in_place(form.table, q, k, v, hidden, extras, options, share)
@@ -73,11 +81,12 @@ class ResidualAttention(Attention):
                 spec.logit_softcap,
                 sinks,
                 spec.causal,
+                extras.slopes,
             )
             handed_on = ScoreCarry(layers, queries=queries, keys=all_keys)
         else:
             before = form.scores if form.layers else None
-            found = attend_densely(q, k, v, hidden, extras, options, before, share)
+            found = attend_densely(q, k, v, hidden, extras, options, before, share, self.dropout())
             y, hidden = found.y, found.hidden
             handed_on = ScoreCarry(layers, found.logits if self.residual.carry == "upstream" else found.total)
         if state is not None:
@@ -88,7 +97,8 @@ class ResidualAttention(Attention):
         """Begins a chain, in the form that suits queries (B, H, T, P) and keys (B, K, S, P)."""
         wide = torch.float64 if q.dtype == torch.float64 else torch.float32
         shape = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
-        if self.residual.carry == "upstream" or not torch.is_grad_enabled():
+        # To drop weights is to have them all in hand.
+        if self.residual.carry == "upstream" or self.dropout() or not torch.is_grad_enabled():
             return ScoreCarry(0, scores=q.new_empty(0, dtype=wide))
         training = self.residual.training
         if training == "auto":
