@@ -142,7 +142,7 @@ def _check_ends(spec: ModelSpec, faults: list[str]) -> None:
     if not isinstance(spec.input, TokensInputSpec):
         faults.append(f"input.type: {spec.input.type!r} (it reads tokens)")
     else:
-        for name in ("embed_scale", "dropout"):
+        for name in ("embed_scale", "dropout", "memory_tokens"):
             value = getattr(spec.input, name)
             if value != TokensInputSpec.model_fields[name].default:
                 faults.append(f"input.{name}: {value}")

@@ -65,6 +65,7 @@ def spec_document(upstream_config: Mapping[str, Any]) -> dict[str, Any]:
             "vocab_size": wrapper.num_tokens,
             "pad_vocab_size_multiple": 1,
             "dropout": wrapper.emb_dropout,
+            "memory_tokens": wrapper.num_memory_tokens or 0,
         },
         "backbone": {
             "d_model": stack.dim,
@@ -190,6 +191,8 @@ def _ends(spec: ModelSpec, faults: list[str]) -> dict[str, Any]:
     ends: dict[str, Any] = {
         "num_tokens": source.padded_vocab_size(), "max_seq_len": _NO_LIMIT, "use_abs_pos_emb": False
     }  # fmt: skip
+    if source.memory_tokens:
+        ends["num_memory_tokens"] = source.memory_tokens
     if source.dropout:
         ends["emb_dropout"] = source.dropout
     if head.tie_embeddings:

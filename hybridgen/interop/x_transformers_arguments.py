@@ -37,6 +37,7 @@ class WrapperFields(Spec):
     logits_dim: PositiveInt | None = None
     use_abs_pos_emb: bool = True
     emb_dropout: Share = 0.0
+    num_memory_tokens: NonNegativeInt | None = None
 
 
 class StackFields(Spec):
@@ -102,7 +103,7 @@ _REASONS = {
 }
 _WRAPPER_DEFAULTS: dict[str, Any] = {
     "embed_num_tokens": {}, "max_mem_len": 0, "shift_mem_down": 0, "post_emb_norm": False,
-    "num_memory_tokens": None, "memory_tokens_interspersed_every": None, "return_only_embed": False,
+    "memory_tokens_interspersed_every": None, "return_only_embed": False,
     "num_output_heads": 1, "scaled_sinu_pos_emb": False, "l2norm_embed": False, "recycling": False,
     "train_max_recycle_steps": 4, "looped": False, "max_looped_steps": 4, "emb_frac_gradient": 1.0,
     "attn_z_loss_weight": 0.0001, "average_pool_embed": False, "use_cls_token": False, "num_cls_tokens": 1,

@@ -88,6 +88,8 @@ def _names(spec: ModelSpec) -> Iterator[tuple[str, str]]:
     gain = "g" if backbone.norm.type == "rms" else "gamma"
     placement = backbone.norm_placement
     yield "backbone.embedding.weight", "token_emb.emb.weight"
+    if spec.input.type == "tokens" and spec.input.memory_tokens:
+        yield "backbone.memory_tokens", "memory_tokens"
     for index, layer in enumerate(backbone.layers):
         branches = [("", index if layer.mlp is None else 2 * index)]
         if layer.mlp is not None:

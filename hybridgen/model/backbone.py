@@ -36,6 +36,9 @@ class Backbone(nn.Module):
         if isinstance(spec.input, TokensInputSpec):
             rows = spec.input.padded_vocab_size()
             self.embedding = Embedding(rows, stack.d_model, stack.init.initializer_range)
+            self.std = stack.init.initializer_range
+            if spec.input.memory_tokens:
+                self.memory_tokens = nn.Parameter(torch.empty(spec.input.memory_tokens, stack.d_model))
             self.embed_scale, self.embed_dropout = spec.input.embed_scale, spec.input.dropout
         self.layer_dropout = stack.layer_dropout
         self.norms_sum = stack.norm_placement == "residual"
@@ -57,6 +60,10 @@ class Backbone(nn.Module):
             outputs = [module for module in self.modules() if isinstance(module, BranchOutput)]
             for output in outputs:
                 output.init_scale = len(outputs) ** -0.5
+
+    def initial_value(self, name: str, generator: torch.Generator) -> Tensor:
+        """Returns the starting value of `memory_tokens`: that of token embeddings."""
+        return torch.empty(self.memory_tokens.shape, device="cpu").normal_(0.0, self.std, generator=generator)
 
     def forward(
         self,

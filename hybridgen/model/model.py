@@ -11,7 +11,8 @@ from torch.nn import functional
 from hybridgen.errors import ShapeError
 from hybridgen.layers.linear import Embedding, Linear
 from hybridgen.model.backbone import Backbone
-from hybridgen.model.state import DecodingState, plan_step
+from hybridgen.model.memory_tokens import Remembering, with_memory
+from hybridgen.model.state import DecodingState, check_mask, plan_step
 from hybridgen.spec.ends import CodebooksHeadSpec, CodebooksInputSpec, LmHeadSpec, TokensInputSpec
 from hybridgen.spec.model import ModelSpec
 
@@ -39,6 +40,7 @@ class HybridModel(nn.Module):
             codes, std = spec.input, spec.backbone.init.initializer_range
             self.embeddings = nn.ModuleList(Embedding(codes.vocab_size, d_model, std) for _ in range(codes.n_codebooks))
         self.backbone = Backbone(spec)
+        self.memory_tokens = spec.input.memory_tokens if isinstance(spec.input, TokensInputSpec) else 0
         if isinstance(spec.head, LmHeadSpec):
             self.lm_head = Linear(d_model, cast(TokensInputSpec, spec.input).padded_vocab_size(), bias=spec.head.bias)
             self.tie_weights()
@@ -80,12 +82,18 @@ class HybridModel(nn.Module):
             raise ShapeError("the state was made by a model of another backbone; make one with this model's init_state")
         if num_last_tokens < 0:
             raise ShapeError(f"num_last_tokens must be 0 (all) or more; given {num_last_tokens}")
+        remembering = None
+        if self.memory_tokens and x.shape[1] and not (state is not None and state.length):
+            remembering = self._with_memory(x, state, mask, seq_idx)
+            x, mask = remembering.x, remembering.mask
         step = plan_step((x.shape[0], x.shape[1]), x.device, state, mask, seq_idx)
         if state is not None:
             state.is_busy = True
         hidden = self.backbone(self._embed(x), None if state is None else state.layers, step.span)
         if state is not None:
             step.finish(state)
+        if remembering is not None:
+            hidden = remembering.own(hidden, self.memory_tokens)
         return self._apply_head(hidden[:, -num_last_tokens:] if num_last_tokens else hidden)
 
     def init_state(self, batch_size: int, max_seqlen: int, dtype: torch.dtype | None = None) -> DecodingState:
@@ -99,6 +107,7 @@ class HybridModel(nn.Module):
         Raises:
             UnsupportedError: If a layer is not causal.
         """
+        max_seqlen += self.memory_tokens
         layers = self.backbone.init_state(batch_size, max_seqlen, dtype or self.dtype)
         return DecodingState(layers, batch_size, max_seqlen, self.state_key)
 
@@ -130,6 +139,18 @@ class HybridModel(nn.Module):
         for prefix, module in self.named_modules():
             dtypes |= {f"{prefix}.{name}": wide for name in getattr(module, "float32_parameters", ())}
         return dtypes
+
+    def _with_memory(
+        self, x: Tensor, state: DecodingState | None, mask: Tensor | None, seq_idx: Tensor | None
+    ) -> Remembering:
+        if seq_idx is not None:
+            raise ShapeError(
+                "a model with memory_tokens takes no seq_idx: each sequence of a packed row would need its own "
+                "memory tokens; give the sequences as rows, with a mask"
+            )
+        plan_step((x.shape[0], x.shape[1]), x.device, state, mask, None)
+        mask = None if mask is None else check_mask(mask)
+        return with_memory(self.backbone.embed(x), self.backbone.memory_tokens, mask, state is not None)
 
     def _embed(self, x: Tensor) -> Tensor:
         if not isinstance(self.spec.input, CodebooksInputSpec):

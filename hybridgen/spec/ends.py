@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hybridgen.spec.base import PositiveFloat, PositiveInt, Share, Spec
+from hybridgen.spec.base import NonNegativeInt, PositiveFloat, PositiveInt, Share, Spec
 
 
 class HiddenInputSpec(Spec):
@@ -27,6 +27,8 @@ class TokensInputSpec(Spec):
     """Factor on the embeddings."""
     dropout: Share = 0.0
     """Share of the embeddings that training drops."""
+    memory_tokens: NonNegativeInt = 0
+    """Learned tokens before the first token of each row, for the others to read; nothing is returned at them."""
 
     def padded_vocab_size(self) -> int:
         """Rows of the embedding table."""

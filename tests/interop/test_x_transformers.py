@@ -142,7 +142,7 @@ def test_faulty_configs_are_worded(config, words):
         (with_layers(attn_project_out=False), "attn_layers.attn_project_out: false"),
         (with_layers(attn_sparse_topk=[1, None, 2]), r"attn_sparse_topk: the list \[1, null, 2\]"),
         (with_layers(ff_sublayer_dropout=0.1), "ff_sublayer_dropout: 0.1"),
-        ({**TINY, "num_memory_tokens": 2}, "num_memory_tokens: 2"),
+        ({**TINY, "memory_tokens_interspersed_every": 2}, "memory_tokens_interspersed_every: 2"),
         ({**TINY, "emb_dim": 8}, "emb_dim: 8"),
         ({**TINY, "logits_dim": 8}, "logits_dim: 8"),
     ],

@@ -80,6 +80,9 @@ OPTIONS = {
     "value-residual-half": {**VALUES, "learned_value_residual_mix": False},
     "value-residual-half-gqa-alibi": {**VALUES, **ALIBI, **GQA, "learned_value_residual_mix": False},
     "value-residual-postnorm-attention": {**VALUES, **POST, "only_attn": True},
+    "memory-tokens": {"top": {"num_memory_tokens": 3}},
+    "memory-tokens-alibi-padding": {**ALIBI, "top": {"num_memory_tokens": 2}, "pad": True},
+    "memory-tokens-values-window-tied": {**VALUES, **WINDOW, "top": {"num_memory_tokens": 1, "tie_embedding": True}},
     "everything": {**GQA, **WINDOW, **SOFTCLAMP, **SINK, **GATE, **SWIGLU, **RMS, **SANDWICH, **NO_BIAS, **TIED,
                    "pad": True},
 }  # fmt: skip
