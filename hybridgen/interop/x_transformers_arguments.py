@@ -1,7 +1,7 @@
 """The constructor arguments of x-transformers' `TransformerWrapper` and `Decoder`, checked before they are read.
 
-An argument is read (a field of the classes here), or changes no value (`_NEUTRAL`), or must be as upstream has it by
-default (`_DEFAULTS`). The names and defaults are those of version 2.31.
+An argument is read (a field of the classes here), or changes no value (`NEUTRAL`), or must be as upstream has it by
+default (`WRAPPER_DEFAULTS`, `DECODER_DEFAULTS`). The names and defaults are those of version 2.31.
 """
 
 import math
@@ -13,6 +13,7 @@ from pydantic import Field
 
 from hybridgen.errors import Fault, SpecError, UnsupportedError
 from hybridgen.interop.upstream_fields import Section, join, read_section
+from hybridgen.interop.x_transformers_options import NEUTRAL, REASONS
 from hybridgen.layers.alibi import alibi_slopes
 from hybridgen.spec.base import NonNegativeInt, PositiveFloat, PositiveInt, Share, Spec
 from hybridgen.spec.parts import LayerCount
@@ -91,17 +92,7 @@ class LayerFields(Spec):
         return 1 if self.attn_one_kv_head else self.attn_kv_heads or heads
 
 
-# They choose a kernel, starting values or messages.
-_NEUTRAL = frozenset(
-    {
-        "verbose", "zero_init_branch_output", "attn_flash", "attn_onnxable", "attn_attend_sdp_kwargs",
-        "attn_zero_init_output", "ff_zero_init_output",
-    }
-)  # fmt: skip
-_REASONS = {
-    "causal": "a Decoder is causal",
-}
-_WRAPPER_DEFAULTS: dict[str, Any] = {
+WRAPPER_DEFAULTS: dict[str, Any] = {
     "embed_num_tokens": {}, "max_mem_len": 0, "shift_mem_down": 0, "post_emb_norm": False,
     "memory_tokens_interspersed_every": None, "return_only_embed": False,
     "num_output_heads": 1, "scaled_sinu_pos_emb": False, "l2norm_embed": False, "recycling": False,
@@ -112,7 +103,7 @@ _WRAPPER_DEFAULTS: dict[str, Any] = {
     "sigsoftmax_logits": False, "ff_deep_embed": False, "to_logits": None, "add_continuous_pred_head": False,
     "input_not_include_cache": False,
 }  # fmt: skip
-_DECODER_DEFAULTS: dict[str, Any] = {
+DECODER_DEFAULTS: dict[str, Any] = {
     "causal": True, "cross_attend": False, "only_cross": False, "use_scalenorm": False, "use_dynamic_tanh": False,
     "use_derf": False, "dynamic_tanh_init_alpha": 1.0, "use_simple_rmsnorm": False, "use_adaptive_layernorm": False,
     "use_adaptive_rmsnorm": False, "use_adaptive_layerscale": False, "dim_condition": None,
@@ -200,15 +191,15 @@ def read_arguments(given: object) -> Arguments:
         SpecError: For arguments that upstream does not have, and values that an argument does not take.
         UnsupportedError: With every argument that is not at its default and has no counterpart in our models.
     """
-    known = WrapperFields.model_fields.keys() | _WRAPPER_DEFAULTS.keys()
+    known = WrapperFields.model_fields.keys() | WRAPPER_DEFAULTS.keys()
     top = read_section(given, WrapperFields, known, "")
     own = StackFields.model_fields.keys() | LayerFields.model_fields.keys()
-    known = own | _NEUTRAL | _DECODER_DEFAULTS.keys()
+    known = own | NEUTRAL.keys() | DECODER_DEFAULTS.keys()
     section = top[LAYERS]
     cross = [name for name in section if isinstance(name, str) and name.startswith("cross_attn_")]
     section = read_section(section, StackFields, known | set(cross), LAYERS)
-    defaults = dict.fromkeys(cross) | _DECODER_DEFAULTS
-    _refuse([*_changed(top, _WRAPPER_DEFAULTS, ""), *_changed(section, defaults, LAYERS)])
+    defaults = dict.fromkeys(cross) | DECODER_DEFAULTS
+    _refuse([*_changed(top, WRAPPER_DEFAULTS, ""), *_changed(section, defaults, LAYERS)])
     arguments = Arguments(
         WrapperFields.model_validate(_only(top, WrapperFields)),
         StackFields.model_validate(_only(section, StackFields)),
@@ -226,7 +217,7 @@ def _changed(section: Mapping[str, Any], defaults: Mapping[str, Any], path: str)
     changed = []
     for name, value in section.items():
         if name in defaults and value != defaults[name]:
-            reason = f" ({_REASONS[name]})" if name in _REASONS else ""
+            reason = f" ({REASONS[name]})" if name in REASONS else ""
             changed.append(f"{join(path, name)}: {shown(value)}{reason}")
     return changed
 

@@ -9,6 +9,7 @@ import torch
 
 import hybridgen as hg
 from hybridgen.interop import x_transformers_arguments as arguments
+from hybridgen.interop import x_transformers_options as options
 from hybridgen.interop.x_transformers import from_upstream, spec_document, to_upstream, upstream_config
 
 LAYERS = {"dim": 32, "depth": 3, "heads": 4, "attn_dim_head": 8, "rotary_pos_emb": True}
@@ -59,24 +60,33 @@ def test_names_and_defaults_are_those_of_the_package():
         "attn_dim_context": None,
     }
     kinds = {
-        "wrapper": (wrapper, (arguments.WrapperFields,), arguments._WRAPPER_DEFAULTS, set()),
+        "wrapper": (wrapper, (arguments.WrapperFields,), arguments.WRAPPER_DEFAULTS, set()),
         "decoder": (
-            decoder, (arguments.StackFields, arguments.LayerFields), arguments._DECODER_DEFAULTS, arguments._NEUTRAL
+            decoder, (arguments.StackFields, arguments.LayerFields), arguments.DECODER_DEFAULTS, arguments.NEUTRAL
         ),
     }  # fmt: skip
     for theirs, fields, rest, neutral in kinds.values():
         read = {name: field for kind in fields for name, field in kind.model_fields.items()}
-        assert read.keys() | rest.keys() | neutral == theirs.keys()
+        assert read.keys() | rest.keys() | set(neutral) == theirs.keys()
         assert not read.keys() & rest.keys()
         assert rest == {name: theirs[name] for name in rest}
         optional = {name: field.default for name, field in read.items() if not field.is_required()}
         assert optional == {name: theirs[name] for name in optional}
 
 
+def test_every_argument_is_said_to_be_a_field_or_why_not():
+    """Names and defaults are compared with the package above; so none of its arguments goes unmentioned."""
+    kinds = (arguments.WrapperFields, arguments.StackFields, arguments.LayerFields)
+    assert [name for kind in kinds for name in kind.model_fields if name not in options.OURS] == []
+    assert options.OURS.keys() == {name for kind in kinds for name in kind.model_fields}
+    assert options.REASONS.keys() == arguments.WRAPPER_DEFAULTS.keys() | arguments.DECODER_DEFAULTS.keys()
+    assert len(options.REASONS) == sum(len(names.split()) for _, names in options._REASONS)
+
+
 def test_defaults_spelled_out_change_nothing():
-    spelled = {**TINY, **arguments._WRAPPER_DEFAULTS, "attn_layers": {**arguments._DECODER_DEFAULTS, **LAYERS}}
+    spelled = {**TINY, **arguments.WRAPPER_DEFAULTS, "attn_layers": {**arguments.DECODER_DEFAULTS, **LAYERS}}
     assert resolve(spelled) == resolve(TINY)
-    neutral = dict.fromkeys(arguments._NEUTRAL, True)
+    neutral = dict.fromkeys(arguments.NEUTRAL, True)
     assert resolve(with_layers(**neutral)) == resolve(TINY)
 
 
@@ -133,7 +143,10 @@ def test_faulty_configs_are_worded(config, words):
         (with_layers(rotary_pos_emb=False), r"use_abs_pos_emb: true \(absolute positions"),
         (with_layers(disable_abs_pos_emb=False), r"use_abs_pos_emb: true \(absolute positions"),
         (with_layers(attn_qk_norm=True), "attn_layers.attn_qk_norm: true"),
-        (with_layers(attn_qk_rmsnorm=True, attn_hard=True), "attn_qk_rmsnorm: true\n  attn_layers.attn_hard: true"),
+        (
+            with_layers(attn_qk_rmsnorm=True, attn_hard=True),
+            r"attn_qk_rmsnorm: true \(queries and keys are .*\)\n  attn_layers.attn_hard: true \(attention is",
+        ),
         (with_layers(alibi_pos_bias=True, rel_pos_kwargs={"log_distance": True}), "rel_pos_kwargs.log_distance"),
         (with_layers(use_simple_rmsnorm=True), "use_simple_rmsnorm: true"),
         (with_layers(causal=False), r"causal: false \(a Decoder is causal\)"),
