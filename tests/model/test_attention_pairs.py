@@ -17,28 +17,20 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "selection_head": {"attn": {"selective": True, "selection_head": 2, "protect_bos": False}},
     "selection_from": {"attn": {"selective": True}, "second": {"selection_from": "guide"}},
     "residual_attn": {"backbone": {"residual_attn": True}},
-    "residual_attn-mean": {"backbone": {"residual_attn": {"carry": "mean"}}},
     "residual_attn-upstream": {"backbone": {"residual_attn": {"carry": "upstream"}}},
     "alibi": {"attn": {"alibi": True}},
-    "alibi_slopes": {"attn": {"alibi": True, "alibi_slopes": [0.0, 1.0, 0.5, 0.125]}},
     "window": {"attn": {"window": 3}},
     "logit_softcap": {"attn": {"logit_softcap": 1.5}},
     "sink": {"attn": {"sink": True}},
     "qk_norm-head": {"attn": {"qk_norm": "head"}},
-    "qk_norm-full": {"attn": {"qk_norm": "full"}},
     "rotary": {"attn": {"rotary_emb_dim": 4}},
-    "rotary-interleaved": {"attn": {"rotary_emb_dim": 4, "rotary_emb_interleaved": True, "rotary_emb_base": 100.0}},
     "grouped": {"attn": {"num_heads_kv": 2}},
     "multi-query": {"attn": {"num_heads_kv": 1}},
     "head_dim": {"attn": {"head_dim": 6}},
-    "softmax_scale": {"attn": {"softmax_scale": 1.5}},
     "d_conv": {"attn": {"d_conv": 3}},
-    "output_gate-elementwise": {"attn": {"output_gate": "elementwise"}},
     "output_gate-head": {"attn": {"output_gate": "head"}},
     "mlp_dim": {"attn": {"mlp_dim": 256}},
-    "no-biases": {"attn": {"qkv_proj_bias": False, "out_proj_bias": False}},
     "value_residual": {"backbone": {"value_residual": "learned"}},
-    "value_residual-half": {"backbone": {"value_residual": "half"}},
     "not-causal": {"attn": {"causal": False}},
     "dropout": {"attn": {"dropout": 0.5}},
 }
@@ -48,9 +40,7 @@ REFUSED = {
     ("selection_from", "not-causal"): "selective: true needs causal: true",
     ("window", "not-causal"): "window needs causal: true",
     ("selection_from", "alibi"): "cannot take choices made with alibi",
-    ("selection_from", "alibi_slopes"): "cannot take choices made with alibi",
     ("selection_from", "residual_attn"): "is not for residual_attn",
-    ("selection_from", "residual_attn-mean"): "is not for residual_attn",
     ("selection_from", "residual_attn-upstream"): "is not for residual_attn",
 }
 
@@ -124,4 +114,4 @@ def test_a_pair_works_or_is_refused(pair):
 
 def test_every_refusal_is_of_a_pair_that_is_tried():
     assert set(REFUSED) <= set(PAIRS)
-    assert len(PAIRS) > 300
+    assert len(PAIRS) > 180
