@@ -125,12 +125,7 @@ def _resolve_backbone(root: Node, head: Checked[Any], report: Report) -> dict[st
     for mixer, node in list(checker.mixers.values()):
         check_causality(mixer, node, head, report)
     mixers = [checker.mixers[id(layer.mixer)] for layer in overrides.layers or () if layer.mixer is not None]
-    if residual_attn is not None:
-        check_carry(residual_attn, fields["residual_attn"], report)
-        check_chain("residual_attn", mixers, fields["residual_attn"], d_model, report)
-    if settings.spec is not None and settings.spec.value_residual != "none":
-        check_chain("value_residual", mixers, fields["value_residual"], d_model, report)
-    check_selection(mixers, residual_attn is not None, report)
+    _check_carries(residual_attn, mixers, fields, d_model, report)
     checker.check_rest(stack, [*stack.unused, *overrides.changes])
     if report or settings.spec is None or overrides.layers is None:
         return None
@@ -149,6 +144,22 @@ def _resolve_backbone(root: Node, head: Checked[Any], report: Report) -> dict[st
         "blocks": {name: {"mixer": _dump(mixer), "mlp": _dump(mlp)} for name, (mixer, mlp) in contents.items()},
         "pattern": compress_pattern(names),
     }
+
+
+def _check_carries(
+    residual_attn: Checked[Any] | None,
+    mixers: list[tuple[Checked[Any], Node]],
+    fields: Mapping[str, Node],
+    d_model: int | None,
+    report: Report,
+) -> None:
+    """Checks what attention layers hand on to later ones: scores, values, choices."""
+    if residual_attn is not None:
+        check_carry(residual_attn, fields["residual_attn"], report)
+        check_chain("residual_attn", mixers, fields["residual_attn"], d_model, report)
+    if "value_residual" in fields and fields["value_residual"].value in ("learned", "half"):
+        check_chain("value_residual", mixers, fields["value_residual"], d_model, report)
+    check_selection(mixers, residual_attn is not None, report)
 
 
 def _check_section(
