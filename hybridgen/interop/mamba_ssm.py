@@ -141,8 +141,11 @@ def upstream_config(spec: ModelSpec) -> dict[str, Any]:
 def _check_ends(spec: ModelSpec, faults: list[str]) -> None:
     if not isinstance(spec.input, TokensInputSpec):
         faults.append(f"input.type: {spec.input.type!r} (it reads tokens)")
-    elif spec.input.embed_scale != 1.0:
-        faults.append(f"input.embed_scale: {spec.input.embed_scale}")
+    else:
+        for name in ("embed_scale", "dropout", "memory_tokens"):
+            value = getattr(spec.input, name)
+            if value != TokensInputSpec.model_fields[name].default:
+                faults.append(f"input.{name}: {value}")
     if not isinstance(spec.head, LmHeadSpec):
         faults.append(f"head.type: {spec.head.type!r} (it has a language model's head)")
         return

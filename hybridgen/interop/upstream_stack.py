@@ -36,6 +36,12 @@ def upstream_stack(backbone: BackboneSpec, faults: list[str]) -> UpstreamStack:
     """Reads a stack in upstream's terms; `faults` gets a line for everything that those cannot say."""
     if backbone.norm_placement != "pre":
         faults.append(f"backbone.norm_placement: {backbone.norm_placement!r}")
+    if backbone.residual_attn is not None:
+        faults.append("backbone.residual_attn")
+    if backbone.value_residual != "none":
+        faults.append(f"backbone.value_residual: {backbone.value_residual!r}")
+    if backbone.layer_dropout:
+        faults.append(f"backbone.layer_dropout: {backbone.layer_dropout}")
     if backbone.norm.unit_offset:
         faults.append("backbone.norm.unit_offset: true")
     if backbone.norm.has_bias() != (backbone.norm.type == "layer"):
@@ -73,7 +79,7 @@ def _one_kind(
 def _width(mlp: MlpSpec | None, path: str, faults: list[str]) -> int:
     if mlp is None:
         return 0
-    for name, required in (("gated", True), ("gate_activation", "silu"), ("bias", False)):
+    for name, required in (("gated", True), ("gate_activation", "silu"), ("bias", False), ("dropout", 0.0)):
         if getattr(mlp, name) != required:
             faults.append(f"{path}.{name}: {getattr(mlp, name)!r}")
     if mlp.has_out_bias() != mlp.bias:

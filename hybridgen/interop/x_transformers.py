@@ -20,9 +20,11 @@ from hybridgen.interop.x_transformers_arguments import (
     TITLE,
     Arguments,
     LayerFields,
+    StackFields,
     read_arguments,
 )
-from hybridgen.interop.x_transformers_weights import fit_theirs, ours_of, theirs_of
+from hybridgen.interop.x_transformers_weights import fit_theirs, grouped, ours_of, theirs_of, ungrouped
+from hybridgen.layers.alibi import alibi_slopes
 from hybridgen.spec import BackboneSpec, LayerSpec, MlpSpec, ModelSpec
 from hybridgen.spec.ends import LmHeadSpec, TokensInputSpec
 from hybridgen.spec.mixers import AttentionSpec
@@ -58,7 +60,13 @@ def spec_document(upstream_config: Mapping[str, Any]) -> dict[str, Any]:
         scale = wrapper.tie_embedding_scale
         head["logit_scale"] = stack.dim**-0.5 if scale is None else scale
     return {
-        "input": {"type": "tokens", "vocab_size": wrapper.num_tokens, "pad_vocab_size_multiple": 1},
+        "input": {
+            "type": "tokens",
+            "vocab_size": wrapper.num_tokens,
+            "pad_vocab_size_multiple": 1,
+            "dropout": wrapper.emb_dropout,
+            "memory_tokens": wrapper.num_memory_tokens or 0,
+        },
         "backbone": {
             "d_model": stack.dim,
             "blocks": blocks,
@@ -67,9 +75,15 @@ def spec_document(upstream_config: Mapping[str, Any]) -> dict[str, Any]:
             "norm_placement": "sandwich" if stack.sandwich_norm else "pre" if stack.pre_norm else "residual",
             "residual_in_fp32": False,
             "residual_attn": {"carry": "upstream"} if stack.residual_attn else None,
+            "layer_dropout": stack.layer_dropout,
+            "value_residual": _value_residual(stack),
         },
         "head": head,
     }
+
+
+def _value_residual(stack: StackFields) -> str:
+    return "none" if not stack.add_value_residual else "learned" if stack.learned_value_residual_mix else "half"
 
 
 def _repeated(name: str, count: int) -> str:
@@ -81,7 +95,7 @@ def _mixer(given: Arguments, layer: LayerFields) -> dict[str, Any]:
     mixer: dict[str, Any] = {
         "type": "attention",
         "num_heads": stack.heads,
-        "num_heads_kv": 1 if layer.attn_one_kv_head else layer.attn_kv_heads or stack.heads,
+        "num_heads_kv": layer.kv_heads(stack.heads),
         "head_dim": stack.attn_dim_head,
         "qkv_proj_bias": False,
         "out_proj_bias": False,
@@ -89,7 +103,11 @@ def _mixer(given: Arguments, layer: LayerFields) -> dict[str, Any]:
         "logit_softcap": layer.attn_logit_softclamp_value if layer.attn_softclamp_logits else None,
         "sink": layer.attn_head_learned_sink,
         "selective": layer.attn_selective,
+        "dropout": layer.attn_dropout,
     }
+    if given.slopes is not None:
+        slopes = grouped(given.slopes, stack.heads, mixer["num_heads_kv"])
+        mixer |= {"alibi": True, "alibi_slopes": None if slopes == alibi_slopes(stack.heads) else list(slopes)}
     if layer.attn_gate_values:
         mixer["output_gate"] = "head" if layer.attn_gate_values_headwise else "elementwise"
     if given.rotary_dim:
@@ -110,6 +128,7 @@ def _mlp(dim: int, layer: LayerFields) -> dict[str, Any]:
         "bias": has_bias or layer.ff_glu,
         "out_bias": has_bias,
         "multiple_of": 1,
+        "dropout": layer.ff_dropout,
     }
 
 
@@ -133,10 +152,18 @@ def upstream_config(spec: ModelSpec) -> dict[str, Any]:
     if not mlps:
         stack["only_attn"] = True
     found = [_layer(index, layer, backbone.d_model, faults) for index, layer in enumerate(layers)]
-    stack |= _shared([layer.mixer for layer in layers if isinstance(layer.mixer, AttentionSpec)], backbone, faults)
+    stack |= _shared(_attentions(backbone), backbone, faults)
     if backbone.residual_attn is not None:
         stack["residual_attn"] = True
         faults += _chain(backbone)
+    if backbone.layer_dropout:
+        stack["layer_dropout"] = backbone.layer_dropout
+    if backbone.value_residual != "none":
+        stack |= {"add_value_residual": True}
+        if backbone.value_residual == "half":
+            stack |= {"learned_value_residual_mix": False}
+        elif any(mixer.kv_heads() != mixer.num_heads for mixer in _attentions(backbone)[1:]):
+            faults.append("backbone.value_residual: 'learned' with fewer key-value heads than heads")
     refuse(list(dict.fromkeys(faults)), TITLE)
     for name, field in LayerFields.model_fields.items():
         values = [layer.get(name, field.default) for layer in found]
@@ -164,6 +191,10 @@ def _ends(spec: ModelSpec, faults: list[str]) -> dict[str, Any]:
     ends: dict[str, Any] = {
         "num_tokens": source.padded_vocab_size(), "max_seq_len": _NO_LIMIT, "use_abs_pos_emb": False
     }  # fmt: skip
+    if source.memory_tokens:
+        ends["num_memory_tokens"] = source.memory_tokens
+    if source.dropout:
+        ends["emb_dropout"] = source.dropout
     if head.tie_embeddings:
         ends["tie_embedding"] = True
         if head.logit_scale != spec.backbone.d_model**-0.5:
@@ -188,10 +219,14 @@ def _norms(backbone: BackboneSpec, faults: list[str]) -> dict[str, Any]:
     return found | placements.get(backbone.norm_placement, {})
 
 
+def _attentions(backbone: BackboneSpec) -> list[AttentionSpec]:
+    return [layer.mixer for layer in backbone.layers if isinstance(layer.mixer, AttentionSpec)]
+
+
 def _chain(backbone: BackboneSpec) -> list[str]:
     """What is against residual attention in upstream's way."""
     chain, faults = backbone.residual_attn, []
-    mixers = [layer.mixer for layer in backbone.layers if isinstance(layer.mixer, AttentionSpec)]
+    mixers = _attentions(backbone)
     if chain is not None and chain.carry != "upstream":
         faults.append(f"backbone.residual_attn.carry: {chain.carry!r} (it carries 'upstream')")
     if chain is not None and chain.every is not None and chain.every < len(mixers):
@@ -224,6 +259,7 @@ def _layer(index: int, layer: LayerSpec, d_model: int, faults: list[str]) -> dic
         "attn_kv_heads": None if mixer.kv_heads() == mixer.num_heads else mixer.kv_heads(),
         "attn_max_attend_past": None if mixer.window is None else mixer.window - 1,
         "attn_selective": mixer.selective,
+        "attn_dropout": mixer.dropout,
         "attn_head_learned_sink": mixer.sink,
         "attn_gate_values": mixer.output_gate != "none",
         "attn_gate_values_headwise": mixer.output_gate == "head",
@@ -245,7 +281,13 @@ def _ff(index: int, mlp: MlpSpec, d_model: int, faults: list[str]) -> dict[str, 
     if int(d_model * mult) != hidden:
         mult = (hidden + 0.5) / d_model
     activation = _ACTIVATIONS.get(mlp.gate_activation, {})
-    return {"ff_mult": mult, "ff_glu": mlp.gated, "ff_no_bias": not mlp.has_out_bias(), **activation}
+    return {
+        "ff_mult": mult,
+        "ff_glu": mlp.gated,
+        "ff_no_bias": not mlp.has_out_bias(),
+        "ff_dropout": mlp.dropout,
+        **activation,
+    }
 
 
 def _shared(mixers: Sequence[AttentionSpec], backbone: BackboneSpec, faults: list[str]) -> dict[str, Any]:
@@ -260,6 +302,7 @@ def _shared(mixers: Sequence[AttentionSpec], backbone: BackboneSpec, faults: lis
     if any(mixer.head_dim_for(backbone.d_model) != dim for mixer in mixers):
         faults.append("backbone: layers that differ in mixer.head_dim")
     found: dict[str, Any] = {"heads": first.num_heads, "attn_dim_head": dim}
+    found |= _alibi(mixers, faults)
     rotary = first.rotary_emb_dim
     if not rotary:
         return found
@@ -274,6 +317,25 @@ def _shared(mixers: Sequence[AttentionSpec], backbone: BackboneSpec, faults: lis
     if first.rotary_emb_base != ROTARY_BASE:
         found["rotary_base_rescale_factor"] = _rescale_factor(first.rotary_emb_base, rotary)
     return found
+
+
+def _alibi(mixers: Sequence[AttentionSpec], faults: list[str]) -> dict[str, Any]:
+    """The arguments of the bias by distance, which upstream makes once for all layers, by its own order of heads."""
+    heads = mixers[0].num_heads
+    usual = alibi_slopes(heads)
+    all_slopes = {
+        ungrouped(mixer.alibi_slopes or usual, heads, mixer.kv_heads()) if mixer.alibi else None for mixer in mixers
+    }
+    if len(all_slopes) > 1:
+        faults.append("backbone: layers that differ in mixer.alibi, or in their slopes by upstream's order of heads")
+        return {}
+    (slopes,) = all_slopes
+    if slopes is None:
+        return {}
+    for count in range(heads, 0, -1):
+        if slopes == (*alibi_slopes(count), *[0.0] * (heads - count)):
+            return {"alibi_pos_bias": True} if count == heads else {"alibi_pos_bias": True, "alibi_num_heads": count}
+    return {"alibi_pos_bias": True, "rel_pos_kwargs": {"slopes": list(slopes)}}
 
 
 def _rescale_factor(base: float, dim: int) -> float:

@@ -88,6 +88,8 @@ def _names(spec: ModelSpec) -> Iterator[tuple[str, str]]:
     gain = "g" if backbone.norm.type == "rms" else "gamma"
     placement = backbone.norm_placement
     yield "backbone.embedding.weight", "token_emb.emb.weight"
+    if spec.input.type == "tokens" and spec.input.memory_tokens:
+        yield "backbone.memory_tokens", "memory_tokens"
     for index, layer in enumerate(backbone.layers):
         branches = [("", index if layer.mlp is None else 2 * index)]
         if layer.mlp is not None:
@@ -101,6 +103,10 @@ def _names(spec: ModelSpec) -> Iterator[tuple[str, str]]:
             yield f"{ours}.norm{suffix}.weight", f"{norms}.0.{gain}"
             if placement == "sandwich":
                 yield f"{ours}.post_norm{suffix}.weight", f"{norms}.1.{gain}"
+        if index and backbone.value_residual == "learned":
+            for name in ("weight", "bias"):
+                ours = f"backbone.layers.{index}.mixer.v_mix_proj.{name}"
+                yield ours, f"attn_layers.layers.{branches[0][1]}.1.to_value_residual_mix.0.{name}"
         if layer.mlp is not None:
             ours, ff = f"backbone.layers.{index}.mlp", f"attn_layers.layers.{2 * index + 1}.1.ff"
             first = f"{ff}.0.proj" if layer.mlp.gated else f"{ff}.0.0"
@@ -139,6 +145,16 @@ def _grouped(tensor: Tensor, mixer: AttentionSpec) -> Tensor:
 
 def _ungrouped(tensor: Tensor, mixer: AttentionSpec) -> Tensor:
     return _exchanged(tensor, mixer.kv_heads(), mixer.num_heads // mixer.kv_heads())
+
+
+def grouped(values: Sequence[float], heads: int, kv_heads: int) -> tuple[float, ...]:
+    """Brings one value per query head from upstream's order into ours; see `_exchanged`."""
+    return tuple(values[index * kv_heads + kv] for kv in range(kv_heads) for index in range(heads // kv_heads))
+
+
+def ungrouped(values: Sequence[float], heads: int, kv_heads: int) -> tuple[float, ...]:
+    """Brings one value per query head from our order into upstream's."""
+    return grouped(values, heads, heads // kv_heads)
 
 
 def _exchanged(tensor: Tensor, outer: int, inner: int) -> Tensor:

@@ -1,4 +1,7 @@
-"""Softmax attention over given queries, keys and values, and the rule of who sees whom."""
+"""Softmax attention over given queries, keys and values, and the rule of who sees whom.
+
+This is the part that PyTorch's fused attention can do; what changes the scores goes through `selective_attention`.
+"""
 
 from typing import NamedTuple
 
@@ -6,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-
-from hybridgen.ops.add_norm.plain import upcast
 
 # Queries per block where a mask is needed: it bounds masks and scores to 256 rows, and each block looks only at the
 # keys that its queries can see.
@@ -46,21 +47,14 @@ class Scoring(NamedTuple):
 
     Attributes:
         scale: Factor on the products.
-        softcap: Scores become softcap * tanh(score / softcap); None is no cap.
-        sinks: (H) one more logit per head in the softmax, with no value; None is none.
         is_grouped: Whether there are more query heads than key heads. A fact of the layer, and not read off the shapes,
             which torch.compile may take for unknown.
+        dropout: Share of the weights that is dropped, the others growing to make up for it.
     """
 
     scale: float
-    softcap: float | None = None
-    sinks: Tensor | None = None
     is_grouped: bool = True
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether PyTorch's fused attention can do it."""
-        return self.softcap is None and self.sinks is None
+    dropout: float = 0.0
 
 
 def attend_causal(
@@ -87,8 +81,8 @@ def attend_causal(
     if starts is None and (window is None or held <= window):
         if length == 1:
             return _attend(q, keys.k, keys.v, None, scoring)
-        if length == held and scoring.is_plain:
-            return _fused(q, keys.k, keys.v, None, scoring, is_causal=True)
+        if length == held:
+            return _attend(q, keys.k, keys.v, None, scoring, is_causal=True)
     slots, parts = keys.slots(), []
     for begin, end in _query_blocks(length):
         low, high = 0, held
@@ -149,31 +143,9 @@ def _query_blocks(length: int) -> list[tuple[int, int]]:
     return [(begin, min(begin + _QUERY_BLOCK, length)) for begin in range(0, length, _QUERY_BLOCK)]
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scoring: Scoring) -> Tensor:
-    return (_fused if scoring.is_plain else _explicit)(q, k, v, mask, scoring)
-
-
-def _fused(
+def _attend(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scoring: Scoring, is_causal: bool = False
 ) -> Float[Tensor, "B H T P"]:
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=is_causal, scale=scoring.scale, enable_gqa=scoring.is_grouped
+        q, k, v, mask, scoring.dropout, is_causal, scale=scoring.scale, enable_gqa=scoring.is_grouped
     )
-
-
-def _explicit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scoring: Scoring) -> Float[Tensor, "B H T P"]:
-    """Attention with the scores in hand, in float32, for what fused attention lacks.
-
-    Sources: arXiv 2408.00118, section 2 (soft cap); 2508.10925, section 2.2 (sinks).
-    """
-    grouped = upcast(q).unflatten(1, (k.shape[1], -1)) * scoring.scale
-    scores = grouped @ upcast(k)[:, :, None].mT
-    if scoring.softcap is not None:
-        scores = scoring.softcap * torch.tanh(scores / scoring.softcap)
-    if mask is not None:
-        scores = scores.masked_fill(~mask[:, :, None], float("-inf"))
-    if scoring.sinks is not None:
-        sinks = scoring.sinks.to(scores.dtype).view(1, k.shape[1], -1, 1, 1)
-        scores = torch.cat((scores, sinks.expand(*scores.shape[:-1], 1)), dim=-1)
-    weights = scores.softmax(dim=-1)[..., : k.shape[2]]
-    return (weights.to(v.dtype) @ v[:, :, None]).flatten(1, 2)

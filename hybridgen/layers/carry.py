@@ -1,12 +1,12 @@
-"""What attention layers hand to later ones: their scores (residual attention), and what they hide (selection).
+"""What attention layers hand to later ones: scores (residual attention), what they hide (selection), and values.
 
 With raw_l the scaled products of layer l's queries and keys, the scores of layer l are
 
-    raw:       raw_1 + ... + raw_l, before soft cap, mask and selection, so that none of these leaks into later layers
+    raw:       raw_1 + ... + raw_l, before ALiBi, soft cap, mask and selection: none of these leaks
     mean:      the same divided by l
     upstream:  raw_l + the logits of layer l - 1 as they went into its softmax (x-transformers)
 
-Source: arXiv 2012.11747 (RealFormer; `mean` is its `use_running_mean`).
+Sources: arXiv 2012.11747 (RealFormer; `mean` is its `use_running_mean`), 2410.17897 (values: ResFormer).
 """
 
 from typing import NamedTuple
@@ -65,7 +65,9 @@ class Carry(NamedTuple):
     Attributes:
         scores: None begins a chain of residual attention.
         selection: What selective layers have chosen.
+        values: (B, T, K, P) the values of the first attention layer; None in front of it, or without value residual.
     """
 
     scores: ScoreCarry | None = None
     selection: SelectionCarry = SelectionCarry()
+    values: Float[Tensor, "B T K P"] | None = None

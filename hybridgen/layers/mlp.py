@@ -2,6 +2,7 @@
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hybridgen.layers.linear import BranchOutput, Linear
 from hybridgen.ops.activations import activation
@@ -27,4 +28,6 @@ class Mlp(nn.Module):
             hidden = gated_activation(value, gate, self.spec.gate_activation)
         else:
             hidden = activation(self.spec.gate_activation)(hidden)
+        if self.spec.dropout:
+            hidden = functional.dropout(hidden, self.spec.dropout, self.training)
         return self.fc2(hidden)

@@ -22,6 +22,7 @@ class Choice(NamedTuple):
     window: int | None
     softcap: float | None
     choosers: tuple[Chooser, ...] = ()
+    slopes: Tensor | None = None
 
     def part(self, begin: int, end: int, seen: int) -> dict[str, Any]:
         """Returns the arguments of a call on the queries begin ... end - 1 and the first `seen` keys."""

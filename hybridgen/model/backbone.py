@@ -6,7 +6,9 @@ from typing import cast
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.nn import functional
 
+from hybridgen.errors import UnsupportedError
 from hybridgen.layers.carry import Carry
 from hybridgen.layers.linear import BranchOutput, Embedding
 from hybridgen.layers.mixers.base import MixerState
@@ -14,6 +16,7 @@ from hybridgen.layers.norms import Norm
 from hybridgen.layers.span import Span
 from hybridgen.model.block import Block
 from hybridgen.spec.ends import TokensInputSpec
+from hybridgen.spec.mixers import AttentionSpec
 from hybridgen.spec.model import ModelSpec
 
 # Tokens read at once through a stack that hands on attention scores, without gradients.
@@ -29,24 +32,38 @@ class Backbone(nn.Module):
         self.d_model = stack.d_model
         self.residual_in_fp32 = stack.residual_in_fp32
         self.embedding: Embedding | None = None
-        self.embed_scale = 1.0
+        self.embed_scale, self.embed_dropout = 1.0, 0.0
         if isinstance(spec.input, TokensInputSpec):
             rows = spec.input.padded_vocab_size()
             self.embedding = Embedding(rows, stack.d_model, stack.init.initializer_range)
-            self.embed_scale = spec.input.embed_scale
+            self.std = stack.init.initializer_range
+            if spec.input.memory_tokens:
+                self.memory_tokens = nn.Parameter(torch.empty(spec.input.memory_tokens, stack.d_model))
+            self.embed_scale, self.embed_dropout = spec.input.embed_scale, spec.input.dropout
+        self.layer_dropout = stack.layer_dropout
+        self.norms_sum = stack.norm_placement == "residual"
+        self.ends_with_mlp = stack.layers[-1].mlp is not None
         # Where attention sees later tokens there is no state to read pieces with.
         causal = all(layer.mixer is None or getattr(layer.mixer, "causal", True) for layer in stack.layers)
         self.hands_on_scores = stack.residual_attn is not None and causal
         shares = any(getattr(layer.mixer, "selection_from", "self") != "self" for layer in stack.layers)
-        self.hands_on = stack.residual_attn is not None or shares
+        self.hands_on = stack.residual_attn is not None or stack.value_residual != "none" or shares
         count = len(stack.layers)
-        self.layers = nn.ModuleList(Block(layer, stack, index == count) for index, layer in enumerate(stack.layers, 1))
+        kinds = [isinstance(layer.mixer, AttentionSpec) for layer in stack.layers]
+        first = kinds.index(True) if any(kinds) else None
+        self.layers = nn.ModuleList(
+            Block(layer, stack, index == first, index == count - 1) for index, layer in enumerate(stack.layers)
+        )
         has_bias = True if stack.norm.final_bias else None
         self.norm_f = Norm(stack.norm, stack.d_model, bias=has_bias)
         if stack.init.rescale_prenorm_residual:
             outputs = [module for module in self.modules() if isinstance(module, BranchOutput)]
             for output in outputs:
                 output.init_scale = len(outputs) ** -0.5
+
+    def initial_value(self, name: str, generator: torch.Generator) -> Tensor:
+        """Returns the starting value of `memory_tokens`: that of token embeddings."""
+        return torch.empty(self.memory_tokens.shape, device="cpu").normal_(0.0, self.std, generator=generator)
 
     def forward(
         self,
@@ -73,11 +90,26 @@ class Backbone(nn.Module):
         if self.residual_in_fp32 and stream != torch.float64:
             stream = torch.float32
         carry = Carry() if self.hands_on else None
+        skips = self._skips(state)
         for index, layer in enumerate(self.layers):
             memory = None if state is None else state[index]
-            branch, residual, carry = layer(branch, residual, stream, memory, span, carry)
+            branch, residual, carry = layer(branch, residual, stream, memory, span, carry, skips[index])
+        if self.norms_sum and skips[-1][self.ends_with_mlp]:
+            return branch  # norm_f is the norm behind the branch that was left out
         normed: Tensor = self.norm_f(branch, residual)
         return normed
+
+    def _skips(self, state: Sequence[MixerState | None] | None) -> list[list[bool]]:
+        """Draws which mixers and MLPs to leave out; none where a state would then lack what they remember."""
+        if not (self.training and self.layer_dropout) or state is not None:
+            return [[False, False]] * len(self.layers)
+        if torch.compiler.is_compiling():
+            raise UnsupportedError(
+                "layer_dropout chooses the layers of each call, and a compiled graph has always the same ones; compile "
+                "the layers, `for layer in model.backbone.layers: layer.compile()`, or write layer_dropout: 0"
+            )
+        drawn: list[list[bool]] = (torch.rand(len(self.layers), 2) < self.layer_dropout).tolist()
+        return drawn
 
     def _by_pieces(
         self, x: Shaped[Tensor, "B T *D"], state: Sequence[MixerState | None] | None, span: Span
@@ -106,4 +138,5 @@ class Backbone(nn.Module):
         """Looks up token ids."""
         assert self.embedding is not None, "only a model that reads tokens embeds them"
         rows: Tensor = self.embedding(ids)
-        return rows if self.embed_scale == 1.0 else rows * self.embed_scale
+        rows = rows if self.embed_scale == 1.0 else rows * self.embed_scale
+        return functional.dropout(rows, self.embed_dropout, self.training) if self.embed_dropout else rows

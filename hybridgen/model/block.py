@@ -1,9 +1,12 @@
 """One layer of the stack: residual branches around a mixer and an MLP."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hybridgen.errors import UnsupportedError
 from hybridgen.layers.carry import Carry
 from hybridgen.layers.mixers import make_mixer
 from hybridgen.layers.mixers.attention import Attention
@@ -24,11 +27,11 @@ class Block(nn.Module):
     norm in float32 before it is rounded to the stream's dtype.
     """
 
-    def __init__(self, spec: LayerSpec, backbone: BackboneSpec, is_last: bool) -> None:
+    def __init__(self, spec: LayerSpec, backbone: BackboneSpec, is_first_attention: bool, is_last: bool) -> None:
         super().__init__()
         placement, d_model = backbone.norm_placement, backbone.d_model
         self.norms_sum = placement == "residual"
-        self.mixer = None if spec.mixer is None else make_mixer(spec.mixer, backbone)
+        self.mixer = None if spec.mixer is None else make_mixer(spec.mixer, backbone, is_first_attention)
         self.mlp = None if spec.mlp is None else Mlp(spec.mlp, d_model)
         self.passes_scores = backbone.residual_attn is not None and backbone.residual_attn.cross_block
 
@@ -50,6 +53,7 @@ class Block(nn.Module):
         state: MixerState | None,
         span: Span,
         carry: Carry | None = None,
+        skips: Sequence[bool] = (False, False),
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T D"] | None, Carry | None]:
         """Runs the layer.
 
@@ -60,14 +64,15 @@ class Block(nn.Module):
             state: State of the mixer, advanced in place.
             span: Where the tokens stand.
             carry: What the attention layers before handed on; None where none hands on anything.
+            skips: Whether to leave out the mixer, and the MLP.
         Returns:
             The new last branch, the stream without it, and the carry for the layers behind.
         """
-        if self.mixer is not None:
+        if self.mixer is not None and not skips[0]:
             x, residual = _enter(self.norm, branch, residual, residual_dtype)
             mixed, carry = self._mix(x, state, span, carry)
             branch, residual = self._leave(self.post_norm, mixed, residual)
-        if self.mlp is not None:
+        if self.mlp is not None and not skips[1]:
             x, residual = _enter(self.norm2, branch, residual, residual_dtype)
             branch, residual = self._leave(self.post_norm2, self.mlp(x), residual)
         return branch, residual, carry
@@ -81,6 +86,11 @@ class Block(nn.Module):
         if carry is not None and not self.passes_scores:
             carry = carry._replace(scores=None)
         mixed: Tensor
+        if by_steps and isinstance(self.mixer, Attention) and self.mixer.values != "none":
+            raise UnsupportedError(
+                "a state with rollback gives a layer with context_budget its tokens one by one, for which value_residual "
+                "has no values; make the state without rollback"
+            )
         if state is not None and by_steps:
             mixed = run_and_remember(self.mixer, x, state, span)
         else:

@@ -6,12 +6,14 @@ from typing import cast
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hybridgen.errors import ShapeError
 from hybridgen.layers.linear import Embedding, Linear
 from hybridgen.layers.selection_memory import active_memory
 from hybridgen.model.backbone import Backbone
-from hybridgen.model.state import DecodingState, plan_step
+from hybridgen.model.memory_tokens import Remembering, with_memory
+from hybridgen.model.state import DecodingState, check_mask, plan_step
 from hybridgen.spec.ends import CodebooksHeadSpec, CodebooksInputSpec, LmHeadSpec, TokensInputSpec
 from hybridgen.spec.model import ModelSpec
 
@@ -39,6 +41,7 @@ class HybridModel(nn.Module):
             codes, std = spec.input, spec.backbone.init.initializer_range
             self.embeddings = nn.ModuleList(Embedding(codes.vocab_size, d_model, std) for _ in range(codes.n_codebooks))
         self.backbone = Backbone(spec)
+        self.memory_tokens = spec.input.memory_tokens if isinstance(spec.input, TokensInputSpec) else 0
         if isinstance(spec.head, LmHeadSpec):
             self.lm_head = Linear(d_model, cast(TokensInputSpec, spec.input).padded_vocab_size(), bias=spec.head.bias)
             self.tie_weights()
@@ -80,6 +83,10 @@ class HybridModel(nn.Module):
             raise ShapeError("the state was made by a model of another backbone; make one with this model's init_state")
         if num_last_tokens < 0:
             raise ShapeError(f"num_last_tokens must be 0 (all) or more; given {num_last_tokens}")
+        remembering = None
+        if self.memory_tokens and x.shape[1] and not (state is not None and state.length):
+            remembering = self._with_memory(x, state, mask, seq_idx)
+            x, mask = remembering.x, remembering.mask
         step = plan_step((x.shape[0], x.shape[1]), x.device, state, mask, seq_idx)
         memory = active_memory()
         if memory is not None:
@@ -89,6 +96,8 @@ class HybridModel(nn.Module):
         hidden = self.backbone(self._embed(x), None if state is None else state.layers, step.span)
         if state is not None:
             step.finish(state)
+        if remembering is not None:
+            hidden = remembering.own(hidden, self.memory_tokens)
         return self._apply_head(hidden[:, -num_last_tokens:] if num_last_tokens else hidden)
 
     def init_state(
@@ -109,6 +118,7 @@ class HybridModel(nn.Module):
         """
         if rollback < 0:
             raise ShapeError(f"rollback must be 0 (none) or more tokens; given {rollback}")
+        max_seqlen += self.memory_tokens
         layers = self.backbone.init_state(batch_size, max_seqlen, dtype or self.dtype, rollback)
         return DecodingState(layers, batch_size, max_seqlen, self.state_key, rollback)
 
@@ -141,6 +151,18 @@ class HybridModel(nn.Module):
             dtypes |= {f"{prefix}.{name}": wide for name in getattr(module, "float32_parameters", ())}
         return dtypes
 
+    def _with_memory(
+        self, x: Tensor, state: DecodingState | None, mask: Tensor | None, seq_idx: Tensor | None
+    ) -> Remembering:
+        if seq_idx is not None:
+            raise ShapeError(
+                "a model with memory_tokens takes no seq_idx: each sequence of a packed row would need its own "
+                "memory tokens; give the sequences as rows, with a mask"
+            )
+        plan_step((x.shape[0], x.shape[1]), x.device, state, mask, None)
+        mask = None if mask is None else check_mask(mask)
+        return with_memory(self.backbone.embed(x), self.backbone.memory_tokens, mask, state is not None)
+
     def _embed(self, x: Tensor) -> Tensor:
         if not isinstance(self.spec.input, CodebooksInputSpec):
             return x
@@ -148,7 +170,8 @@ class HybridModel(nn.Module):
         total: Tensor = tables[0](x[..., 0])
         for index, table in enumerate(tables[1:], start=1):
             total = total + table(x[..., index])
-        return total
+        dropout = self.spec.input.dropout
+        return functional.dropout(total, dropout, self.training) if dropout else total
 
     def _apply_head(self, hidden: Float[Tensor, "B T D"]) -> Tensor:
         head = self.spec.head

@@ -27,10 +27,10 @@ class DecodingState:
     Attributes:
         layers: State of each layer's mixer; None for a layer without one.
         batch_size: Rows B.
-        max_seqlen: Tokens per row that fit, padding included; no bound where no layer keeps every token.
+        max_seqlen: Tokens per row that fit, padding and memory tokens included; no bound where no layer keeps all.
         model_key: Says for which stack of layers the state was made; see `HybridModel.state_key`.
         rollback: Tokens that can be taken back whatever the layers are; see `truncate`.
-        length: Tokens per row read so far, padding included.
+        length: Tokens per row read so far, padding and memory tokens included.
         peak: The greatest length since the state was empty.
         starts: (B,) slot at which each row's current sequence begins; None means slot 0 in every row.
         last_seq_idx: (B,) number of each row's current sequence in packed input; None without packing.

@@ -11,6 +11,7 @@ LEAST, GREATEST = 1e-30, 1e30
 """Between these, a number and what is made of it fit into float32."""
 
 PositiveFloat = Annotated[float, Field(gt=0, ge=LEAST, le=GREATEST)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0, le=GREATEST)]
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hybridgen.spec.base import PositiveFloat, PositiveInt, Spec
+from hybridgen.spec.base import NonNegativeInt, PositiveFloat, PositiveInt, Share, Spec
 
 
 class HiddenInputSpec(Spec):
@@ -25,6 +25,10 @@ class TokensInputSpec(Spec):
     """Rows of embedding and head are rounded up to a multiple of this; generation never picks the extra ones."""
     embed_scale: PositiveFloat = 1.0
     """Factor on the embeddings."""
+    dropout: Share = 0.0
+    """Share of the embeddings that training drops."""
+    memory_tokens: NonNegativeInt = 0
+    """Learned tokens before the first token of each row, for the others to read; nothing is returned at them."""
 
     def padded_vocab_size(self) -> int:
         """Rows of the embedding table."""
@@ -40,6 +44,8 @@ class CodebooksInputSpec(Spec):
     """Codes per token."""
     vocab_size: PositiveInt
     """Number of different codes in each codebook, special ones included."""
+    dropout: Share = 0.0
+    """Share of the sum of their embeddings that training drops."""
 
 
 class NoHeadSpec(Spec):

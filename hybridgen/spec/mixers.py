@@ -15,6 +15,7 @@ from hybridgen.spec.base import (
     PositiveFloat,
     PositiveInt,
     Problem,
+    Share,
     Spec,
 )
 
@@ -36,6 +37,7 @@ DtLimit = Annotated[
     Field(strict=False),
     BeforeValidator(_open_upper_bound),
 ]
+Slopes = Annotated[tuple[NonNegativeFloat, ...], Field(strict=False)]
 Range = Annotated[tuple[PositiveFloat, PositiveFloat], Field(strict=False)]
 Expand = Annotated[int | float, Field(gt=0, ge=LEAST, le=1024)]
 
@@ -207,7 +209,7 @@ class AttentionSpec(Spec):
 
     State per sequence: 2 * num_heads_kv * head_dim numbers a token (at most `window` tokens when that is set).
     Sources: arXiv 1706.03762 (attention), 2305.13245 (grouped heads), 2104.09864 (rotary),
-    2410.02703 (selection).
+    2108.12409 (ALiBi), 2410.02703 (selection).
     """
 
     type: Literal["attention"]
@@ -236,6 +238,10 @@ class AttentionSpec(Spec):
     """Base of the rotary frequencies."""
     rotary_emb_interleaved: bool = False
     """Pairs of rotated channels: (2i, 2i+1) when true (GPT-J, Zonos transformer), (i, i+dim/2) when false (NeoX)."""
+    alibi: bool = False
+    """Whether the scores of a head fall with the distance, at a slope of its own, before the soft cap (ALiBi)."""
+    alibi_slopes: Slopes | None = None
+    """Slope of each query head, with alibi; null is ALiBi's own, 2^(-8/H), 2^(-16/H) ... for H a power of two."""
     window: PositiveInt | None = None
     """Sliding window: a token sees the last `window` tokens, itself included; null is no limit."""
     qk_norm: Literal["none", "head", "full"] = "none"
@@ -246,6 +252,8 @@ class AttentionSpec(Spec):
     """Whether each head has a learned logit that takes part in the softmax and carries no value (gpt-oss)."""
     output_gate: Literal["none", "elementwise", "head"] = "none"
     """Sigmoid gate on the attention's output, computed from the layer's input: one value per channel or per head."""
+    dropout: Share = 0.0
+    """Share of the attention weights that training drops."""
     selective: bool = False
     """Whether tokens hide earlier ones from the tokens after them (arXiv 2410.02703); costs no weights."""
     selection_head: NonNegativeInt = 0
@@ -270,6 +278,10 @@ class AttentionSpec(Spec):
     def mlp_dim_rounded(self) -> int:
         """Width of the parallel MLP (value and gate together), rounded up to a multiple of 256."""
         return -(-self.mlp_dim // 256) * 256
+
+    def changes_scores(self) -> bool:
+        """Whether scores are more than products of queries and keys, which is all that fused attention takes."""
+        return self.selective or self.alibi or self.sink or self.logit_softcap is not None
 
     def problems(self, d_model: int) -> Iterator[Problem]:
         """Yields the rules between fields that this mixer breaks in a stack of width d_model."""
@@ -308,7 +320,24 @@ class AttentionSpec(Spec):
             )
         if self.rotary_emb_dim % 2:
             yield Problem(("rotary_emb_dim",), f"rotary_emb_dim must be even; given {self.rotary_emb_dim}")
+        yield from self._alibi_problems()
         yield from self._selection_problems()
+
+    def _alibi_problems(self) -> Iterator[Problem]:
+        if self.alibi_slopes is not None and not self.alibi:
+            yield Problem(
+                ("alibi_slopes",),
+                "alibi_slopes needs alibi: true, no score depends on the distance without it",
+                "write alibi: true",
+                depends=("alibi",),
+            )
+        elif self.alibi_slopes is not None and len(self.alibi_slopes) != self.num_heads:
+            yield Problem(
+                ("alibi_slopes",),
+                f"alibi_slopes must have one value per query head, num_heads = {self.num_heads}; "
+                f"given {len(self.alibi_slopes)}",
+                depends=("num_heads",),
+            )
 
     def _selection_problems(self) -> Iterator[Problem]:
         if self.selective and not self.causal:
@@ -346,6 +375,17 @@ class AttentionSpec(Spec):
                 f"{self.window}",
                 "remove one of them",
                 depends=("window",),
+            )
+        elif self.context_budget is not None and (self.alibi or self.dropout):
+            other = (
+                "alibi: true, kept keys stand at no distance",
+                f"dropout: {self.dropout}, which needs all weights",
+            )
+            yield Problem(
+                ("context_budget",),
+                f"context_budget is not for {other[0] if self.alibi else other[1]}; given {self.context_budget}",
+                "write context_budget: null",
+                depends=("alibi", "dropout"),
             )
 
 

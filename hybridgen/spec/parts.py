@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from hybridgen.spec.activations import Activation
-from hybridgen.spec.base import PositiveFloat, PositiveInt, Spec
+from hybridgen.spec.base import PositiveFloat, PositiveInt, Share, Spec
 
 
 class MlpSpec(Spec):
@@ -26,6 +26,8 @@ class MlpSpec(Spec):
     """Whether fc2 has one, where that differs; null is as `bias` says."""
     multiple_of: PositiveInt = 128
     """The hidden width is rounded up to a multiple of this."""
+    dropout: Share = 0.0
+    """Share of the hidden layer that training drops, in front of fc2."""
 
     def hidden(self) -> int:
         """Hidden width after rounding."""
@@ -89,6 +91,7 @@ class ResidualAttnSpec(Spec):
 NAME_PATTERN = r"^[A-Za-z0-9._-]+$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=200)]
 LayerCount = Annotated[int, Field(ge=1, le=10_000)]
+ValueResidual = Literal["none", "learned", "half"]
 NormPlacement = Literal["pre", "post", "sandwich", "residual"]
 
 
@@ -106,5 +109,10 @@ class StackSettings(Spec):
     """Whether the residual stream is kept in float32 when the weights are in a smaller type."""
     residual_attn: ResidualAttnSpec | None = None
     """Residual attention: attention layers hand on their scores; null is none."""
+    value_residual: ValueResidual = "none"
+    """Whether attention layers behind the first mix its values into their own: by a gate per token and key-value head
+    (learned), or one half of each (half). Source: arXiv 2410.17897 (ResFormer)."""
+    layer_dropout: Share = 0.0
+    """How often training leaves out a branch (a mixer or an MLP), anew in each call without a state."""
     init: InitSpec = InitSpec()
     """Starting values of the weights."""

@@ -24,7 +24,7 @@ from hybridgen.spec.parts import InitSpec, NormSpec, ResidualAttnSpec
 from hybridgen.spec.pattern import compress_pattern
 from hybridgen.spec.places import Locate
 from hybridgen.spec.report import Report, shown
-from hybridgen.spec.rules import check_causality, check_chain, check_ends, check_norm, check_selection
+from hybridgen.spec.rules import check_carry, check_causality, check_chain, check_ends, check_norm, check_selection
 from hybridgen.spec.stack import read_stack
 from hybridgen.spec.sugar import is_flat, respell_backbone, respell_end, unflatten
 from hybridgen.spec.tree import BROKEN, Node, grow, mapping_of
@@ -125,9 +125,7 @@ def _resolve_backbone(root: Node, head: Checked[Any], report: Report) -> dict[st
     for mixer, node in list(checker.mixers.values()):
         check_causality(mixer, node, head, report)
     mixers = [checker.mixers[id(layer.mixer)] for layer in overrides.layers or () if layer.mixer is not None]
-    if residual_attn is not None:
-        check_chain(residual_attn, mixers, fields["residual_attn"], report)
-    check_selection(mixers, residual_attn is not None, report)
+    _check_carries(residual_attn, mixers, fields, d_model, report)
     checker.check_rest(stack, [*stack.unused, *overrides.changes])
     if report or settings.spec is None or overrides.layers is None:
         return None
@@ -139,11 +137,29 @@ def _resolve_backbone(root: Node, head: Checked[Any], report: Report) -> dict[st
         "norm_placement": settings.spec.norm_placement,
         "residual_in_fp32": settings.spec.residual_in_fp32,
         "residual_attn": None if residual_attn is None else _dump(residual_attn.spec),
+        "value_residual": settings.spec.value_residual,
+        "layer_dropout": settings.spec.layer_dropout,
         "init": _dump(init.spec),
         "n_layer": len(names),
         "blocks": {name: {"mixer": _dump(mixer), "mlp": _dump(mlp)} for name, (mixer, mlp) in contents.items()},
         "pattern": compress_pattern(names),
     }
+
+
+def _check_carries(
+    residual_attn: Checked[Any] | None,
+    mixers: list[tuple[Checked[Any], Node]],
+    fields: Mapping[str, Node],
+    d_model: int | None,
+    report: Report,
+) -> None:
+    """Checks what attention layers hand on to later ones: scores, values, choices."""
+    if residual_attn is not None:
+        check_carry(residual_attn, fields["residual_attn"], report)
+        check_chain("residual_attn", mixers, fields["residual_attn"], d_model, report)
+    if "value_residual" in fields and fields["value_residual"].value in ("learned", "half"):
+        check_chain("value_residual", mixers, fields["value_residual"], d_model, report)
+    check_selection(mixers, residual_attn is not None, report)
 
 
 def _check_section(

@@ -84,37 +84,61 @@ def check_norm(norm: Checked[NormSpec], node: Node, report: Report) -> None:
         report.add(node.place_of(("final_bias",)), "bias: true gives all norms a bias, the last one too", "remove it")
 
 
-def check_chain(chained: Checked[Any], mixers: Iterable[tuple[Checked[Any], Node]], node: Node, report: Report) -> None:
-    """Reports layers that cannot hand on their attention scores, or take those handed on."""
-    mixers, spec = list(mixers), chained.spec
+def check_carry(chained: Checked[Any], node: Node, report: Report) -> None:
+    """Reports the rules between the fields of `residual_attn`."""
+    spec = chained.spec
     if spec is not None and spec.carry == "upstream" and spec.training != "auto":
         message = (
             f"training is for carry 'raw' or 'mean', whose scores are sums of products; given {shown(spec.training)}"
         )
         report.add(node.place_of(("training",)), message, "remove it, or write carry: raw")
+
+
+_CHAINS = {
+    "residual_attn": (("num_heads", "causal", "dropout"), "each adds the scores of the one before"),
+    "value_residual": (("num_heads_kv", "head_dim"), "each mixes in the values of the first"),
+}
+"""What is handed on from attention layer to attention layer: the fields that must agree for it, and why."""
+
+
+def check_chain(
+    name: str, mixers: Iterable[tuple[Checked[Any], Node]], node: Node, d_model: int | None, report: Report
+) -> None:
+    """Reports attention layers that cannot hand on, or take, what the field `name` of the backbone hands on."""
+    mixers = list(mixers)
     chain = [(mixer, place) for mixer, place in mixers if isinstance(mixer.spec, AttentionSpec)]
     if mixers and not chain and all(mixer.spec is not None for mixer, _ in mixers):
-        report.add(node.path, "residual_attn needs attention layers; there are none", "remove it")
+        report.add(node.path, f"{name} needs attention layers; there are none", "remove it")
     for mixer, place in chain:
         budget = getattr(mixer.spec, "context_budget", None)
-        if budget is not None and "context_budget" not in mixer.faulty:
+        if name == "residual_attn" and budget is not None and "context_budget" not in mixer.faulty:
             message = (
                 "residual_attn adds the scores of several layers, and with context_budget each keeps other keys; given "
                 f"{budget}"
             )
             report.add(place.place_of(("context_budget",)), message, "write context_budget: null")
+    fields, why = _CHAINS[name]
     for (before, _), (after, place) in itertools.pairwise(chain):
-        for field in ("num_heads", "causal"):
-            if {field} & (before.faulty | after.faulty):
+        for field in fields:
+            if {field, "num_heads"} & (before.faulty | after.faulty):
                 continue
-            given, wanted = getattr(after.spec, field), getattr(before.spec, field)
+            given, wanted = (_worked_out(mixer.spec, field, d_model) for mixer in (after, before))
             if given != wanted:
                 message = (
-                    f"residual_attn needs the same {field} in all attention layers, each adds the scores of the one "
-                    f"before; given {shown(given)} after {shown(wanted)}"
+                    f"{name} needs the same {field} in all attention layers, {why}; "
+                    f"given {shown(given)} after {shown(wanted)}"
                 )
                 report.add(place.place_of((field,)), message, f"write {field}: {shown(wanted)}")
                 return
+
+
+def _worked_out(mixer: Any, field: str, d_model: int | None) -> Any:
+    """A field of an attention layer, its default worked out."""
+    if field == "num_heads_kv":
+        return mixer.kv_heads()
+    if field == "head_dim":
+        return mixer.head_dim_for(_PROBE_WIDTHS[0] if d_model is None else d_model)
+    return getattr(mixer, field)
 
 
 def check_selection(mixers: Iterable[tuple[Checked[Any], Node]], has_residual_attn: bool, report: Report) -> None:
@@ -139,6 +163,8 @@ def check_selection(mixers: Iterable[tuple[Checked[Any], Node]], has_residual_at
                     f"keeps other keys; given {budgets[0]}"
                 )
                 suggestion = "write selection_from: self, or context_budget: null"
+            if any(one.alibi for one in taken):
+                message = f"selection_from: {source} cannot take choices made with alibi, which fall with distance"
             for field in ("window", "logit_softcap", "protect_bos"):
                 given, wanted = getattr(spec, field), {getattr(one, field) for one in taken} - {getattr(spec, field)}
                 if wanted and not message and field not in mixer.faulty:

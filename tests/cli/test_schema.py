@@ -36,6 +36,7 @@ def test_shipped_schema_is_up_to_date(hybridgen: Program) -> None:
 
 def test_spec_reference_is_up_to_date(make_docs: ModuleType) -> None:
     assert (ROOT / "docs" / "spec_reference.md").read_text(encoding="utf-8") == make_docs.reference_text()
+    assert (ROOT / "docs" / "attn_options.md").read_text(encoding="utf-8") == make_docs.options_text()
 
 
 def test_every_field_of_the_reference_has_a_meaning(make_docs: ModuleType) -> None:

@@ -65,6 +65,9 @@ MIXER_CASES: dict[str, dict[str, Any]] = {
         mlp_dim=256,
         num_heads_kv=1,
     ),
+    "attention-alibi": _attention(alibi=True, rotary_emb_dim=0),
+    "attention-alibi-slopes": _attention(alibi=True, alibi_slopes=[0.5, 0.0, 0.25, 0.375], window=6, num_heads_kv=1),
+    "attention-alibi-selective": _attention(alibi=True, selective=True, selection_head=1, logit_softcap=3.0),
     "attention-everything": _attention(
         window=7, qk_norm="head", logit_softcap=5.0, sink=True, output_gate="head", d_conv=3, mlp_dim=256, head_dim=16
     ),
@@ -121,6 +124,7 @@ STACK_CASES["hybrid-pruned"] = {
 _RESIDUAL_BLOCKS: dict[str, Any] = {
     **_HYBRID_BLOCKS,
     "v": {"mixer": {"type": "attention", **_ATTENTION, "num_heads_kv": 4, "logit_softcap": 4.0, "selective": True}},
+    "l": {"mixer": {"type": "attention", **_ATTENTION, "rotary_emb_dim": 0, "alibi": True, "window": 9}},
 }
 _CARRIES: dict[str, dict[str, Any]] = {
     "raw": {},
@@ -133,7 +137,7 @@ STACK_CASES |= {
         "backbone": {
             "d_model": D_MODEL,
             "blocks": _RESIDUAL_BLOCKS,
-            "pattern": "v m w a f v",
+            "pattern": "v m w l a f v",
             "residual_attn": carry,
         }
     }
@@ -154,6 +158,28 @@ STACK_CASES["selection-over-depth"] = {
     }
 }
 
+_VALUES: dict[str, dict[str, Any]] = {
+    "values-learned": {"value_residual": "learned"},
+    "values-dropouts": {"value_residual": "half", "layer_dropout": 0.5},
+    "values-half-residual-attn": {"value_residual": "half", "residual_attn": {"every": 2}},
+}
+_VALUE_BLOCKS = {
+    **_HYBRID_BLOCKS,
+    "v": {"mixer": {"type": "attention", **_ATTENTION, "selective": True, "mlp_dim": 256}},
+    "d": {"mixer": {"type": "attention", **_ATTENTION, "sink": True, "dropout": 0.3}},
+}
+STACK_CASES |= {
+    name: {
+        "backbone": {
+            "d_model": D_MODEL,
+            "blocks": _VALUE_BLOCKS,
+            "pattern": f"m a s w f {'d' if 'dropouts' in name else 'v'}",
+            **fields,
+        }
+    }
+    for name, fields in _VALUES.items()
+}
+
 CASES = {**MIXER_CASES, **STACK_CASES}
 
 
@@ -161,7 +187,7 @@ def make(name: str, dtype: str = "float32", seed: int = 0) -> Any:
     """Builds a case, with every parameter moved off its starting value so that a forgotten one shows."""
     import torch
 
-    model = hg.build(hg.ModelSpec.model_validate(CASES[name]), dtype=dtype, seed=seed)
+    model = hg.build(hg.ModelSpec.model_validate(CASES[name]), dtype=dtype, seed=seed).eval()
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
         for parameter in model.parameters():

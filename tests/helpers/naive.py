@@ -77,6 +77,9 @@ def attention(mixer: Any, x: Tensor) -> Tensor:
             scale = spec.softmax_scale or dim**-0.5
             seen = [s for s in kept if first <= s <= t]
             scores = torch.stack([scale * (queries[t][h] @ keys[s][group]) for s in seen])
+            if spec.alibi:  # 2^(-8/H), 2^(-16/H), ... for these four heads
+                slope = spec.alibi_slopes[h] if spec.alibi_slopes else 2.0 ** (-8 * (h + 1) / heads)
+                scores = scores - slope * (t - torch.tensor(seen, dtype=scores.dtype))
             if spec.logit_softcap:
                 scores = spec.logit_softcap * torch.tanh(scores / spec.logit_softcap)
             if h == spec.selection_head:

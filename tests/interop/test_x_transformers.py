@@ -9,6 +9,7 @@ import torch
 
 import hybridgen as hg
 from hybridgen.interop import x_transformers_arguments as arguments
+from hybridgen.interop import x_transformers_options as options
 from hybridgen.interop.x_transformers import from_upstream, spec_document, to_upstream, upstream_config
 
 LAYERS = {"dim": 32, "depth": 3, "heads": 4, "attn_dim_head": 8, "rotary_pos_emb": True}
@@ -59,24 +60,33 @@ def test_names_and_defaults_are_those_of_the_package():
         "attn_dim_context": None,
     }
     kinds = {
-        "wrapper": (wrapper, (arguments.WrapperFields,), arguments._WRAPPER_DEFAULTS, set()),
+        "wrapper": (wrapper, (arguments.WrapperFields,), arguments.WRAPPER_DEFAULTS, set()),
         "decoder": (
-            decoder, (arguments.StackFields, arguments.LayerFields), arguments._DECODER_DEFAULTS, arguments._NEUTRAL
+            decoder, (arguments.StackFields, arguments.LayerFields), arguments.DECODER_DEFAULTS, arguments.NEUTRAL
         ),
     }  # fmt: skip
     for theirs, fields, rest, neutral in kinds.values():
         read = {name: field for kind in fields for name, field in kind.model_fields.items()}
-        assert read.keys() | rest.keys() | neutral == theirs.keys()
+        assert read.keys() | rest.keys() | set(neutral) == theirs.keys()
         assert not read.keys() & rest.keys()
         assert rest == {name: theirs[name] for name in rest}
         optional = {name: field.default for name, field in read.items() if not field.is_required()}
         assert optional == {name: theirs[name] for name in optional}
 
 
+def test_every_argument_is_said_to_be_a_field_or_why_not():
+    """Names and defaults are compared with the package above; so none of its arguments goes unmentioned."""
+    kinds = (arguments.WrapperFields, arguments.StackFields, arguments.LayerFields)
+    assert [name for kind in kinds for name in kind.model_fields if name not in options.OURS] == []
+    assert options.OURS.keys() == {name for kind in kinds for name in kind.model_fields}
+    assert options.REASONS.keys() == arguments.WRAPPER_DEFAULTS.keys() | arguments.DECODER_DEFAULTS.keys()
+    assert len(options.REASONS) == sum(len(names.split()) for _, names in options._REASONS)
+
+
 def test_defaults_spelled_out_change_nothing():
-    spelled = {**TINY, **arguments._WRAPPER_DEFAULTS, "attn_layers": {**arguments._DECODER_DEFAULTS, **LAYERS}}
+    spelled = {**TINY, **arguments.WRAPPER_DEFAULTS, "attn_layers": {**arguments.DECODER_DEFAULTS, **LAYERS}}
     assert resolve(spelled) == resolve(TINY)
-    neutral = dict.fromkeys(arguments._NEUTRAL, True)
+    neutral = dict.fromkeys(arguments.NEUTRAL, True)
     assert resolve(with_layers(**neutral)) == resolve(TINY)
 
 
@@ -112,6 +122,13 @@ def test_what_a_configuration_means():
         (with_layers(pre_norm=False, sandwich_norm=True), r"^attn_layers.sandwich_norm: needs pre_norm: true"),
         (with_layers(depth=0), r"^attn_layers.depth: must be an integer of at least 1"),
         (with_layers(ff_mult="4"), r"^attn_layers.ff_mult"),
+        (with_layers(alibi_pos_bias=True, alibi_num_heads=5), "alibi_num_heads: must be at most 4; given 5"),
+        (
+            with_layers(alibi_pos_bias=True, rel_pos_kwargs={"slopes": [-1]}),
+            "slopes: must be a list of at most",
+        ),
+        (with_layers(alibi_pos_bias=True, rel_pos_kwargs={"slopes": [1] * 5}), "slopes: must be a list of at most"),
+        (with_layers(add_value_residual=True, attn_kv_heads=2), "add_value_residual: needs as many key-value heads"),
         (with_layers(attn_gate_values_headwise=True), "needs attn_gate_values: true"),
     ],
 )
@@ -126,15 +143,19 @@ def test_faulty_configs_are_worded(config, words):
         (with_layers(rotary_pos_emb=False), r"use_abs_pos_emb: true \(absolute positions"),
         (with_layers(disable_abs_pos_emb=False), r"use_abs_pos_emb: true \(absolute positions"),
         (with_layers(attn_qk_norm=True), "attn_layers.attn_qk_norm: true"),
-        (with_layers(attn_qk_rmsnorm=True, attn_dropout=0.1), "attn_qk_rmsnorm: true\n  attn_layers.attn_dropout: 0.1"),
+        (
+            with_layers(attn_qk_rmsnorm=True, attn_hard=True),
+            r"attn_qk_rmsnorm: true \(queries and keys are .*\)\n  attn_layers.attn_hard: true \(attention is",
+        ),
+        (with_layers(alibi_pos_bias=True, rel_pos_kwargs={"log_distance": True}), "rel_pos_kwargs.log_distance"),
         (with_layers(use_simple_rmsnorm=True), "use_simple_rmsnorm: true"),
         (with_layers(causal=False), r"causal: false \(a Decoder is causal\)"),
         (with_layers(cross_attn_selective=False), "cross_attn_selective: false"),
         (with_layers(heads=1), "attn_layers.heads: 1"),
         (with_layers(attn_project_out=False), "attn_layers.attn_project_out: false"),
         (with_layers(attn_sparse_topk=[1, None, 2]), r"attn_sparse_topk: the list \[1, null, 2\]"),
-        ({**TINY, "emb_dropout": 0.1}, "emb_dropout: 0.1"),
-        ({**TINY, "num_memory_tokens": 2}, "num_memory_tokens: 2"),
+        (with_layers(ff_sublayer_dropout=0.1), "ff_sublayer_dropout: 0.1"),
+        ({**TINY, "memory_tokens_interspersed_every": 2}, "memory_tokens_interspersed_every: 2"),
         ({**TINY, "emb_dim": 8}, "emb_dim: 8"),
         ({**TINY, "logits_dim": 8}, "logits_dim: 8"),
     ],
@@ -183,10 +204,16 @@ def test_what_upstream_lacks_is_listed(path, value, words):
 def test_layers_that_upstream_cannot_tell_apart_are_listed():
     document = resolve(with_layers(attn_selective=[True, False, False])).document()
     document["backbone"]["blocks"]["layer"]["mixer"] |= {"head_dim": 16, "rotary_emb_base": 500.0}
+    document["backbone"]["blocks"]["layer"]["mixer"]["alibi"] = True
     document["backbone"]["blocks"]["layer_2"]["mlp"] = None
     with pytest.raises(hg.UnsupportedError) as error:
         upstream_config(hg.ModelSpec.model_validate(document))
-    for words in ("with and without an MLP", "differ in mixer.head_dim", "differ in mixer.rotary_emb_base"):
+    for words in (
+        "with and without an MLP",
+        "differ in mixer.head_dim",
+        "differ in mixer.alibi",
+        "differ in mixer.rotary_emb_base",
+    ):
         assert words in str(error.value)
 
 

@@ -9,9 +9,15 @@ import pytest
 from tests.helpers.mixer_cases import STACK_CASES
 
 COMPILED = [
-    "attention-everything", "attention-grouped", "attention-window", "attention-pruned", "mamba1", "mamba2-groups",
+    "attention-everything",
+    "attention-alibi-slopes",
+    "attention-grouped",
+    "attention-window",
+    "attention-pruned",
+    "mamba1",
+    "mamba2-groups",
     *STACK_CASES,
-]  # fmt: skip
+]
 STACK = "hybrid-pre-rms"
 VALUES = [f"values:{case}" for case in COMPILED]
 LENGTHS = [f"lengths:{case}" for case in ("attention-everything", "attention-pruned", "mamba1", "mamba2", STACK)]

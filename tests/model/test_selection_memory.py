@@ -59,8 +59,8 @@ def test_of_a_model():
         y = model(x)
     torch.testing.assert_close(y, model(x))
     span_q, span_k = [], []
-    real = mixer._select
-    mixer._select = lambda q, keys, *rest: (span_q.append(q), span_k.append(keys.k), real(q, keys, *rest))[2]
+    real = mixer._attend_to_scores
+    mixer._attend_to_scores = lambda q, keys, *rest: (span_q.append(q), span_k.append(keys.k), real(q, keys, *rest))[2]
     model(x)
     q, k = span_q[0][:, 0] * mixer.scale / SCALE, span_k[0][:, 0]
     starts = torch.zeros(40, dtype=torch.long)

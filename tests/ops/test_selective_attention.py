@@ -158,6 +158,13 @@ def test_smaller_types(name, dtype):
 
 
 @BACKENDS
+def test_large_scores_of_half_precision_do_not_overflow():
+    q = torch.full((1, 1, 3, 128), 30.0, dtype=torch.float16)
+    y, _ = selective_attention(q, q, q, 128**-0.5, None, softcap=50.0)
+    assert y.isfinite().all()
+    torch.testing.assert_close(y, q)
+
+
 def test_strided_arguments():
     tensors, kwargs = make(15, OPTIONS["everything"])
     expected = selective_attention(*tensors, SCALE, **kwargs)

@@ -26,6 +26,8 @@ SANDWICH = {"sandwich_norm": True}
 POST = {"pre_norm": False}
 NO_BIAS = {"ff_no_bias": True}
 GATE = {"attn_gate_values": True}
+ALIBI = {"alibi_pos_bias": True, "rotary_pos_emb": False, "disable_abs_pos_emb": True}
+VALUES = {"add_value_residual": True}
 TIED = {"top": {"tie_embedding": True}}
 
 OPTIONS = {
@@ -67,6 +69,20 @@ OPTIONS = {
     "per-layer-window": {"attn_max_attend_past": [2, None, 5]},
     "per-layer-mlp": {"ff_mult": [1, 2, 3], "ff_glu": [True, False, True]},
     "per-layer-heads": {"attn_kv_heads": [1, 2, 4], "attn_head_learned_sink": [True, False, True]},
+    "alibi": ALIBI,
+    "alibi-six-heads": {**ALIBI, "heads": 6, "attn_kv_heads": 3},
+    "alibi-some-heads": {**ALIBI, "alibi_num_heads": 3},
+    "alibi-gqa-softclamp-window": {**ALIBI, **GQA, **SOFTCLAMP, **WINDOW},
+    "alibi-slopes-gqa-rotary-padding": {"alibi_pos_bias": True, **GQA, "rel_pos_kwargs": {"slopes": [0.5, 0.7, 0.0, 2]},
+                                        "pad": True},
+    "value-residual": VALUES,
+    "value-residual-window-gate-padding": {**VALUES, **WINDOW, **GATE, "pad": True},
+    "value-residual-half": {**VALUES, "learned_value_residual_mix": False},
+    "value-residual-half-gqa-alibi": {**VALUES, **ALIBI, **GQA, "learned_value_residual_mix": False},
+    "value-residual-postnorm-attention": {**VALUES, **POST, "only_attn": True},
+    "memory-tokens": {"top": {"num_memory_tokens": 3}},
+    "memory-tokens-alibi-padding": {**ALIBI, "top": {"num_memory_tokens": 2}, "pad": True},
+    "memory-tokens-values-window-tied": {**VALUES, **WINDOW, "top": {"num_memory_tokens": 1, "tie_embedding": True}},
     "everything": {**GQA, **WINDOW, **SOFTCLAMP, **SINK, **GATE, **SWIGLU, **RMS, **SANDWICH, **NO_BIAS, **TIED,
                    "pad": True},
 }  # fmt: skip
@@ -82,7 +98,20 @@ CHAINED = {
 CASES |= {f"residual-{name}": {**RESIDUAL, **options} for name, options in CHAINED.items()}
 CASES |= {
     f"residual-selective-{name}": {**RESIDUAL, **SELECTIVE, **CHAINED[name]}
-    for name in ("plain", "gqa", "mqa", "per-layer-window", "softclamp", "gqa-window-softclamp", "postnorm", "padding")
+    for name in (
+        "plain",
+        "gqa",
+        "mqa",
+        "per-layer-window",
+        "softclamp",
+        "gqa-window-softclamp",
+        "postnorm",
+        "padding",
+        "alibi-gqa-softclamp-window",
+        "alibi-some-heads",
+        "value-residual",
+        "value-residual-half-gqa-alibi",
+    )
 }
 CASES["selective-in-some-layers"] = {"attn_selective": [False, True, False]}
 CASES["selective-or-window"] = {"attn_selective": [True, False, True], "attn_max_attend_past": [None, 3, None]}
@@ -221,7 +250,7 @@ def test_query_heads_in_upstreams_order_show(monkeypatch):
 def dense(keep):
     """Selective attention with the whole matrix in hand; `keep` says what of F autograd sees."""
 
-    def call(q, k, v, scale, selection_head, protect_bos, hidden, starts, window, softcap, sinks):
+    def call(q, k, v, scale, selection_head, protect_bos, hidden, starts, window, softcap, sinks, causal, slopes, **_):
         scores = q @ k.mT * scale
         unseen = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
         G = scores[:, selection_head].relu().masked_fill(unseen | torch.eye(len(unseen), dtype=torch.bool), 0.0)

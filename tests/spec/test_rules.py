@@ -12,6 +12,24 @@ ATTN = SHORT["backbone"]["attn"]
     ("fields", "text"),
     [
         (
+            {"value_residual": "half", "overrides": [{"layers": [-1], "attn": {"num_heads_kv": 4}}]},
+            "backbone.overrides[0].attn.num_heads_kv: value_residual needs the same num_heads_kv in all attention "
+            "layers, each mixes in the values of the first; given 4 after 2; write num_heads_kv: 2",
+        ),
+        (
+            {
+                "value_residual": "half",
+                "overrides": [{"layers": [-1], "attn": {"head_dim": 32}}],
+                "attn_rotary_emb_dim": 0,
+            },
+            "backbone.overrides[0].attn.head_dim: value_residual needs the same head_dim in all attention layers, "
+            "each mixes in the values of the first; given 32 after 64; write head_dim: 64",
+        ),
+        (
+            {"value_residual": "learned", "attn_layer_idx": "none"},
+            "backbone.value_residual: value_residual needs attention layers; there are none; remove it",
+        ),
+        (
             {"attn": {**ATTN, "num_heads_kv": 3}},
             "backbone.attn.num_heads_kv: num_heads_kv must divide num_heads = 8; given 3",
         ),
@@ -52,6 +70,25 @@ ATTN = SHORT["backbone"]["attn"]
             {"attn": {**ATTN, "context_budget": 64, "selective": True}, "residual_attn": {}},
             "backbone.attn.context_budget: residual_attn adds the scores of several layers, and with context_budget "
             "each keeps other keys; given 64; write context_budget: null",
+        ),
+        (
+            {"attn": {**ATTN, "alibi_slopes": [0.5] * 8}},
+            "backbone.attn.alibi_slopes: alibi_slopes needs alibi: true, no score depends on the distance without it; "
+            "write alibi: true",
+        ),
+        (
+            {"attn": {**ATTN, "alibi": True, "alibi_slopes": [0.5]}},
+            "backbone.attn.alibi_slopes: alibi_slopes must have one value per query head, num_heads = 8; given 1",
+        ),
+        (
+            {"attn": {**ATTN, "context_budget": 64, "selective": True, "alibi": True}},
+            "backbone.attn.context_budget: context_budget is not for alibi: true, kept keys stand at no distance; "
+            "given 64; write context_budget: null",
+        ),
+        (
+            {"attn": {**ATTN, "context_budget": 64, "selective": True, "dropout": 0.1}},
+            "backbone.attn.context_budget: context_budget is not for dropout: 0.1, which needs all weights; "
+            "given 64; write context_budget: null",
         ),
         (
             {"ssm": {"type": "mamba2", "headdim": 100}},

@@ -10,8 +10,14 @@ from hybridgen.spec.mixers import AttentionSpec, Mamba1Spec, Mamba2Spec
 from hybridgen.spec.parts import StackSettings
 
 
-def make_mixer(spec: Mamba1Spec | Mamba2Spec | AttentionSpec, stack: StackSettings) -> Mixer:
-    """Makes the mixer that a spec describes, for a stack with these settings."""
+def make_mixer(spec: Mamba1Spec | Mamba2Spec | AttentionSpec, stack: StackSettings, is_first: bool) -> Mixer:
+    """Makes the mixer that a spec describes, for a stack with these settings.
+
+    Args:
+        spec: The mixer.
+        stack: Settings of the stack that it is for.
+        is_first: Whether no attention layer stands before it.
+    """
     d_model = stack.d_model
     match spec:
         case Mamba1Spec():
@@ -20,7 +26,7 @@ def make_mixer(spec: Mamba1Spec | Mamba2Spec | AttentionSpec, stack: StackSettin
             return Mamba2(spec, d_model)
         case AttentionSpec():
             if stack.residual_attn is not None:
-                return ResidualAttention(spec, d_model, stack.norm, stack.residual_attn)
+                return ResidualAttention(spec, d_model, stack.norm, stack.residual_attn, stack.value_residual, is_first)
             if spec.context_budget is not None:
-                return PrunedAttention(spec, d_model, stack.norm)
-            return Attention(spec, d_model, stack.norm)
+                return PrunedAttention(spec, d_model, stack.norm, stack.value_residual, is_first)
+            return Attention(spec, d_model, stack.norm, stack.value_residual, is_first)

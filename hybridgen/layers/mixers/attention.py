@@ -1,6 +1,7 @@
 """Softmax attention with the parameter layout of mamba-ssm's MHA."""
 
 import math
+from collections.abc import Sequence
 from typing import cast, overload
 
 import torch
@@ -8,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hybridgen.errors import UnsupportedError
+from hybridgen.layers.alibi import alibi_slopes
 from hybridgen.layers.attention_core import Keys, Scoring, attend_causal, attend_everywhere
-from hybridgen.layers.carry import Carry, SelectionCarry
+from hybridgen.layers.carry import Carry, Chooser, SelectionCarry
 from hybridgen.layers.kv_cache import AttentionState
 from hybridgen.layers.linear import BranchOutput, DepthwiseConv1d, Linear
 from hybridgen.layers.mixers.base import Mixer, MixerState, before, is_single_step, plain_span
@@ -22,8 +24,9 @@ from hybridgen.ops.add_norm.plain import upcast
 from hybridgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
 from hybridgen.ops.gated_activation import gated_activation
 from hybridgen.ops.selective_attention import selective_attention
+from hybridgen.ops.selective_attention.blocks import Extras, Options, attend_densely
 from hybridgen.spec.mixers import AttentionSpec
-from hybridgen.spec.parts import NormSpec
+from hybridgen.spec.parts import NormSpec, ValueResidual
 
 
 class Attention(Mixer):
@@ -35,9 +38,26 @@ class Attention(Mixer):
 
     keeps_history = True
 
-    def __init__(self, spec: AttentionSpec, d_model: int, norm: NormSpec) -> None:
+    def __init__(
+        self,
+        spec: AttentionSpec,
+        d_model: int,
+        norm: NormSpec,
+        values: ValueResidual = "none",
+        is_first: bool = True,
+    ) -> None:
+        """Makes the layer.
+
+        Args:
+            spec: Its settings.
+            d_model: Width D of the stack.
+            norm: That of the stack, for queries and keys.
+            values: How the values of the stack's first attention layer are mixed into this one's.
+            is_first: Whether it is that layer.
+        """
         super().__init__()
         self.spec = spec
+        self.values = values
         self.is_causal = spec.causal
         self.reach = spec.window
         self.head_dim, self.kv_heads = spec.head_dim_for(d_model), spec.kv_heads()
@@ -52,6 +72,8 @@ class Attention(Mixer):
             rms = NormSpec(type="rms", eps=norm.eps, unit_offset=norm.unit_offset)
             self.q_norm = Norm(rms, q_dim if full else self.head_dim)
             self.k_norm = Norm(rms, kv_dim if full else self.head_dim)
+        if values == "learned" and not is_first:
+            self.v_mix_proj = Linear(d_model, self.kv_heads, bias=True)
         if spec.sink:
             self.sinks = nn.Parameter(torch.empty(spec.num_heads))
         if spec.output_gate != "none":
@@ -61,6 +83,19 @@ class Attention(Mixer):
     def initial_value(self, name: str, generator: torch.Generator) -> Tensor:
         """Returns the starting value of `sinks`: zeros, a sink as heavy as one key of score zero."""
         return torch.zeros(self.spec.num_heads, device="cpu")
+
+    def slopes(self, device: torch.device) -> Float[Tensor, " H"] | None:
+        """Returns what each head's score loses per token of distance; None without ALiBi."""
+        if not self.spec.alibi:
+            return None
+        given = self.spec.alibi_slopes
+        # In float32 whatever the model's type, as everybody has them.
+        slopes = alibi_slopes(self.spec.num_heads) if given is None else given
+        return torch.tensor(slopes, dtype=torch.float32, device=device)
+
+    def dropout(self) -> float:
+        """Returns the share of the attention weights to drop in a call now."""
+        return self.spec.dropout if self.training else 0.0
 
     def init_state(self, batch_size: int, max_seqlen: int, dtype: torch.dtype, device: torch.device) -> AttentionState:
         """Makes an empty key-value cache of max_seqlen tokens, or of `window` tokens if that is less.
@@ -114,7 +149,10 @@ class Attention(Mixer):
         span = span or plain_span(x)
         memory = cast(AttentionState | None, state)
         q, k, v, mlp = self._project(x, memory, span)
-        y, handed_on = self._attend(q, k, v, memory, span, carry or Carry())
+        handed_on = carry or Carry()
+        if self.values != "none":
+            v, handed_on = self._mix_values(x, v, handed_on)
+        y, handed_on = self._attend(q, k, v, memory, span, handed_on)
         out = self._finish(x, y, mlp)
         return out if carry is None else (out, handed_on)
 
@@ -175,16 +213,27 @@ class Attention(Mixer):
             k = apply_rotary(k, cos, sin, spec.rotary_emb_interleaved)
         return q, k, v
 
+    def _mix_values(
+        self, x: Float[Tensor, "B T D"], v: Float[Tensor, "B T K P"], carry: Carry
+    ) -> tuple[Float[Tensor, "B T K P"], Carry]:
+        """Mixes in the values of the first attention layer: a v + (1 - a) v_first, with a = sigmoid(v_mix_proj(x)).
+
+        The state holds the mixture. Source: arXiv 2410.17897, equation 5; the gate per token is x-transformers'.
+        """
+        if carry.values is None:
+            return v, carry._replace(values=v)
+        share = torch.sigmoid(self.v_mix_proj(x))[..., None] if self.values == "learned" else 0.5
+        return carry.values.lerp(v, share), carry
+
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, state: AttentionState | None, span: Span, carry: Carry
     ) -> tuple[Float[Tensor, "B T H P"], Carry]:
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
         spec = self.spec
-        sinks = self.sinks if spec.sink else None
-        scoring = Scoring(self.scale, spec.logit_softcap, sinks, is_grouped=self.kv_heads != spec.num_heads)
+        scoring = Scoring(self.scale, self.kv_heads != spec.num_heads, self.dropout())
         keys = Keys(k, v, span.offset) if state is None else state.extend(k, v, span.offset)
-        if spec.selective:
-            y, selection = self._select(q, keys, state, span, carry.selection)
+        if spec.changes_scores():
+            y, selection = self._attend_to_scores(q, keys, state, span, carry.selection)
             carry = carry._replace(selection=selection)
         elif spec.causal:
             y = attend_causal(q, keys, span.offset, span.starts, spec.window, scoring)
@@ -192,7 +241,7 @@ class Attention(Mixer):
             y = attend_everywhere(q, keys, span.starts, scoring)
         return y.transpose(1, 2), carry
 
-    def _select(
+    def _attend_to_scores(
         self,
         q: Float[Tensor, "B H T P"],
         keys: Keys,
@@ -200,41 +249,71 @@ class Attention(Mixer):
         span: Span,
         carry: SelectionCarry,
     ) -> tuple[Float[Tensor, "B H T P"], SelectionCarry]:
+        """Attends where scores are more than products of queries and keys."""
         spec, source = self.spec, self.spec.selection_from
-        k, v = keys.in_order()
+        # To one query, keys without distances are the same in any order.
+        is_set = q.shape[2] == 1 and span.starts is None and not (spec.selective or spec.alibi)
+        k, v = (keys.k, keys.v) if is_set else keys.in_order()
         starts = None
         if span.starts is not None:
             starts = span.starts - keys.first
-        elif keys.first:
+        elif keys.first and spec.selective:
             starts = torch.full((q.shape[0], q.shape[2]), -keys.first, device=q.device)
-        chooses = source in ("self", "accumulate")
+        chooses = spec.selective and source in ("self", "accumulate")
         choosers = {"self": (), "accumulate": carry.chain, "previous": carry.chain, "guide": carry.used}[source]
         over_time = carry.over_time if source == "guide" else source != "previous"
         before = carry.hidden if source == "guide" else None
         if chooses and state is not None:
             before = state.hidden_of(keys.first, span.offset)
-        choice = Choice(
-            self.scale,
-            spec.selection_head if chooses else None,
-            spec.protect_bos,
-            spec.window,
-            spec.logit_softcap,
-            choosers,
-        )
-        memory = active_memory()
-        if memory is not None:
+        head = spec.selection_head if chooses else None
+        slopes, memory = self.slopes(q.device), active_memory()
+        choice = Choice(self.scale, head, spec.protect_bos, spec.window, spec.logit_softcap, tuple(choosers), slopes)
+        if memory is not None and spec.selective:
             memory.add(self, q, k, hidden=before, starts=starts, over_time=over_time, **choice._asdict())
-        sinks = self.sinks if spec.sink else None
         if chooses and state is not None and state.history:
-            y = select_and_remember(q, k, v, choice, state, starts, keys.first, sinks)
+            y = select_and_remember(q, k, v, choice, state, starts, keys.first, self.sinks if spec.sink else None)
         else:
-            y, hidden = selective_attention(
-                q, k, v, hidden=before, starts=starts, sinks=sinks, over_time=over_time, **choice._asdict()
-            )
+            limits = (spec.protect_bos, spec.window, spec.logit_softcap, spec.causal, over_time)
+            y, hidden = self._score(q, k, v, before, starts, choosers, Options(self.scale, head, *limits))
             if chooses and state is not None:
                 state.store_hidden(hidden.detach(), keys.first)
-        if source == "guide":
+        if source == "guide" or not spec.selective:
             return y, carry
         head = spec.selection_head
         own = (upcast(q[:, head]) * self.scale, k[:, head * self.kv_heads // spec.num_heads])
         return y, SelectionCarry((*carry.chain, own), (*choosers, own) if chooses else choosers, over_time, before)
+
+    def _score(
+        self,
+        q: Float[Tensor, "B H T P"],
+        k: Float[Tensor, "B K S P"],
+        v: Float[Tensor, "B K S P"],
+        hidden: Tensor | None,
+        starts: Tensor | None,
+        choosers: Sequence[Chooser],
+        options: Options,
+    ) -> tuple[Float[Tensor, "B H T P"], Float[Tensor, "B S"]]:
+        """Returns what `selective_attention` does, with dropout in training."""
+        sinks, slopes = self.sinks if self.spec.sink else None, self.slopes(q.device)
+        if self.dropout():
+            # To drop weights is to have them all in hand.
+            extras = Extras(sinks, starts, slopes, None, [one for one, _ in choosers], [one for _, one in choosers])
+            found = attend_densely(q, k, v, hidden, extras, options, None, dropout=self.dropout())
+            return found.y, found.hidden
+        return selective_attention(
+            q,
+            k,
+            v,
+            options.scale,
+            options.selection_head,
+            options.protect_bos,
+            hidden,
+            starts,
+            options.window,
+            options.softcap,
+            sinks,
+            options.causal,
+            slopes,
+            choosers=choosers,
+            over_time=options.over_time,
+        )

@@ -16,7 +16,7 @@ from hybridgen.ops.selective_attention import selective_attention
 from hybridgen.ops.selective_attention.blocks import BLOCK
 from hybridgen.ops.selective_attention.eviction import evictions, most_hidden
 from hybridgen.spec.mixers import AttentionSpec
-from hybridgen.spec.parts import NormSpec
+from hybridgen.spec.parts import NormSpec, ValueResidual
 
 
 class PrunedAttention(Attention):
@@ -32,8 +32,15 @@ class PrunedAttention(Attention):
 
     keeps_history = False
 
-    def __init__(self, spec: AttentionSpec, d_model: int, norm: NormSpec) -> None:
-        super().__init__(spec, d_model, norm)
+    def __init__(
+        self,
+        spec: AttentionSpec,
+        d_model: int,
+        norm: NormSpec,
+        values: ValueResidual = "none",
+        is_first: bool = True,
+    ) -> None:
+        super().__init__(spec, d_model, norm, values, is_first)
         assert spec.context_budget is not None, "made for layers with a budget only"
         self.budget: int = spec.context_budget
 

@@ -18,7 +18,7 @@ from hybridgen.ops.selective_attention.blocks import Block, Extras, Options, att
 from hybridgen.ops.selective_attention.in_place import ScoreTable, attend_in_place
 from hybridgen.ops.selective_attention.rows import hidden_by
 from hybridgen.spec.mixers import AttentionSpec
-from hybridgen.spec.parts import NormSpec, ResidualAttnSpec
+from hybridgen.spec.parts import NormSpec, ResidualAttnSpec, ValueResidual
 
 TABLE_BYTES = 2**30
 """Up to this size the two tables of a chain in training are held, unless `residual_attn.training` says otherwise."""
@@ -30,8 +30,16 @@ class ResidualAttention(Attention):
     Its cache keeps every token whatever the window, since a later layer may look further than this one.
     """
 
-    def __init__(self, spec: AttentionSpec, d_model: int, norm: NormSpec, residual: ResidualAttnSpec) -> None:
-        super().__init__(spec, d_model, norm)
+    def __init__(
+        self,
+        spec: AttentionSpec,
+        d_model: int,
+        norm: NormSpec,
+        residual: ResidualAttnSpec,
+        values: ValueResidual = "none",
+        is_first: bool = True,
+    ) -> None:
+        super().__init__(spec, d_model, norm, values, is_first)
         self.residual = residual
         self.reach = None
 
@@ -58,7 +66,7 @@ class ResidualAttention(Attention):
         G: Tensor | None = None
         remembers = state is not None and "hidden" in state.history
         options = Options(self.scale, head, spec.protect_bos, spec.window, spec.logit_softcap, spec.causal)
-        extras = Extras(self.sinks if spec.sink else None, span.starts)
+        extras = Extras(self.sinks if spec.sink else None, span.starts, self.slopes(q.device))
         form = self._form(q, k) if carry is None else carry
         if form.table is not None:
             y, hidden = attend_in_place(form.table, q, k, v, hidden, extras, options, share)
@@ -67,11 +75,11 @@ class ResidualAttention(Attention):
                 G = _hidden_by_table(form.table.scores, extras, options, share)
         elif form.scores is None:
             handed_on = ScoreCarry(layers, queries=(*form.queries, q * self.scale), keys=(*form.keys, k))
-            choice = Choice(share, head, spec.protect_bos, spec.window, spec.logit_softcap)
+            choice = Choice(share, head, spec.protect_bos, spec.window, spec.logit_softcap, (), extras.slopes)
             y, hidden, G = self._by_products(handed_on, v, hidden, extras, choice, remembers)
         else:
             before = form.scores if form.layers else None
-            found = attend_densely(q, k, v, hidden, extras, options, before, share)
+            found = attend_densely(q, k, v, hidden, extras, options, before, share, self.dropout())
             y, hidden, G = found.y, found.hidden, found.G
             handed_on = ScoreCarry(layers, found.logits if self.residual.carry == "upstream" else found.total)
         if state is not None and remembers and G is not None:
@@ -97,12 +105,13 @@ class ResidualAttention(Attention):
         wide = torch.float64 if q.dtype == torch.float64 else torch.float32
         shape = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
         if active_memory() is not None:
-            if self.residual.carry == "upstream":
+            if self.residual.carry == "upstream" or self.dropout():
                 raise UnsupportedError(
-                    "selection_memory is not for residual_attn with carry: upstream; write carry: raw"
+                    "selection_memory is not for residual_attn with carry: upstream or with dropout; write carry: raw"
                 )
             return ScoreCarry(0)
-        if self.residual.carry == "upstream" or not torch.is_grad_enabled():
+        # To drop weights is to have them all in hand.
+        if self.residual.carry == "upstream" or self.dropout() or not torch.is_grad_enabled():
             return ScoreCarry(0, scores=q.new_empty(0, dtype=wide))
         training = self.residual.training
         if training == "auto":

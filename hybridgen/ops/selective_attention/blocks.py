@@ -202,12 +202,14 @@ def attend_densely(
     options: Options,
     before: Tensor | None,
     share: float = 1.0,
+    dropout: float = 0.0,
 ) -> Dense:
-    """All queries as one block, with the scores in hand; for few queries, or where the scores themselves are wanted.
+    """All queries as one block, with the scores in hand; for few queries, or where scores or weights are wanted.
 
     Args:
         before: (B, H, T, S) scores of earlier layers, which are added.
         share: Factor on the sum of both.
+        dropout: Share of the weights that is dropped, the others growing to make up for it; F is as without.
     """
     (batch, _, T, _), S = q.shape, k.shape[2]
     wide_k = upcast(k)
@@ -216,7 +218,8 @@ def attend_densely(
     scores = block_scores([q], [wide_k], extras, whole, options, before, share)
     G = hiding(scores, extras, whole, options)
     logits = masked_logits(scores, F, G, options)
-    y = weighted((logits - log_sums(logits, extras.sinks)).exp(), upcast(v)).to(q.dtype)
+    weights = (logits - log_sums(logits, extras.sinks)).exp()
+    y = weighted(torch.nn.functional.dropout(weights, dropout) if dropout else weights, upcast(v)).to(q.dtype)
     return Dense(y, F if G is None or not options.over_time else F + G.sum(dim=1), scores.total, logits, G)
 
 
