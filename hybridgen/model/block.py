@@ -88,8 +88,8 @@ class Block(nn.Module):
         mixed: Tensor
         if by_steps and isinstance(self.mixer, Attention) and self.mixer.values != "none":
             raise UnsupportedError(
-                "a state with rollback gives a layer with context_budget its tokens one by one, for which value_residual "
-                "has no values; make the state without rollback"
+                "a state with rollback gives a layer with context_budget its tokens one by one, for which "
+                "value_residual has no values; make the state without rollback"
             )
         if state is not None and by_steps:
             mixed = run_and_remember(self.mixer, x, state, span)
