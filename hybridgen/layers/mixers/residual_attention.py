@@ -13,6 +13,7 @@ from hybridgen.layers.span import Span
 from hybridgen.ops.selective_attention import selective_attention
 from hybridgen.ops.selective_attention.blocks import Extras, Options, attend_densely
 from hybridgen.ops.selective_attention.in_place import ScoreTable, attend_in_place
+from hybridgen.ops.selective_attention.table import attend_with_table
 from hybridgen.spec.mixers import AttentionSpec
 from hybridgen.spec.parts import NormSpec, ResidualAttnSpec, ValueResidual
 
@@ -86,9 +87,14 @@ class ResidualAttention(Attention):
             handed_on = ScoreCarry(layers, queries=queries, keys=all_keys)
         else:
             before = form.scores if form.layers else None
-            found = attend_densely(q, k, v, hidden, extras, options, before, share, self.dropout())
-            y, hidden = found.y, found.hidden
-            handed_on = ScoreCarry(layers, found.logits if self.residual.carry == "upstream" else found.total)
+            dropped = self.dropout()
+            if self.residual.carry == "upstream" or dropped:
+                found = attend_densely(q, k, v, hidden, extras, options, before, share, dropped)
+                y, hidden = found.y, found.hidden
+                scores = found.logits if self.residual.carry == "upstream" else found.total
+            else:
+                y, hidden, scores = attend_with_table(q, k, v, hidden, extras, options, before, share)
+            handed_on = ScoreCarry(layers, scores)
         if state is not None:
             state.store_hidden(hidden.detach(), 0)
         return y.transpose(1, 2), handed_on
