@@ -67,6 +67,7 @@ triton-check: setup ## Compile every variant of the Triton kernels and fail on r
 bench: setup ## Measure the operators and whole models against their peers (about an hour; see also bench-start)
 	$(BIN)/python scripts/bench_ops.py
 	$(BIN)/python scripts/bench_model.py
+	$(BIN)/python scripts/bench_selective.py
 
 bench-start: setup ## Measure the cold start, and building, saving and loading the 1.6 B Zonos hybrid
 	$(BIN)/python scripts/bench_startup.py

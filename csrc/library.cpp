@@ -71,6 +71,28 @@ STABLE_TORCH_LIBRARY(hybridgen_native, m) {
       "ssd_update(Tensor(a!) state, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? dt_bias, "
       "float dt_min, float dt_max) -> Tensor");
 
+  // ---- selective attention: lists of q (B, H, T, P) and k (B, K, S, P) whose scores are added, v (B, K, S, V),
+  // choosers (B, T, P) and (B, S, P), all in one dtype; sinks, slopes (H) and hidden (B, S - T) in that of the
+  // arithmetic; starts (B, T) and until (B, S) int64 ----
+  // y, F of all keys, and if kept the logarithms of the softmax's sums (B, H, T) and F at the blocks (B, blocks, S).
+  m.def(
+      "selective_attention(Tensor[] q, Tensor[] k, Tensor v, Tensor? sinks, Tensor? hidden, Tensor? starts, "
+      "Tensor? slopes, Tensor? until, Tensor[] chooser_q, Tensor[] chooser_k, float scale, int? selection_head, "
+      "bool protect_bos, int? window, float? softcap, bool causal, bool over_time, bool keep) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
+  // One q and k, whose products are added to the table `before` (B, H, T, S) and the sums written to `total`, which may
+  // be `before`; `share` times these attend. In both tables, of the arithmetic's dtype, the queries are dense. y and F.
+  m.def(
+      "selective_attention_table(Tensor q, Tensor k, Tensor v, Tensor? sinks, Tensor? hidden, Tensor? starts, "
+      "float scale, int? selection_head, bool protect_bos, int? window, float? softcap, bool causal, Tensor? before, "
+      "float share, Tensor(a!) total) -> (Tensor, Tensor)");
+  // The gradients of all q, all k, all chooser_q, all chooser_k, v, sinks (empty if there are none) and hidden.
+  m.def(
+      "selective_attention_backward(Tensor[] q, Tensor[] k, Tensor v, Tensor? sinks, Tensor? starts, Tensor? slopes, "
+      "Tensor? until, Tensor[] chooser_q, Tensor[] chooser_k, float scale, int? selection_head, bool protect_bos, "
+      "int? window, float? softcap, bool causal, bool over_time, Tensor y, Tensor sums, Tensor kept, Tensor dy, "
+      "Tensor dF) -> Tensor[]");
+
   // ---- residual addition and norm: branch and residual (..., D), weight and bias (D), any mixture of dtypes in which
   // all tensors are float64 or none is ----
   // The norm of branch + residual in weight's dtype, and the sum, rounded; no sum (an empty tensor) unless it has a dtype.

@@ -20,6 +20,7 @@ def sequences() -> list[Tensor]:
     from hybridgen.ops.add_norm import add_norm
     from hybridgen.ops.causal_conv1d import causal_conv1d
     from hybridgen.ops.gated_activation import gated_activation, gated_activation_two_way
+    from hybridgen.ops.selective_attention import selective_attention
     from hybridgen.ops.selective_scan import selective_scan
     from hybridgen.ops.ssd import ssd_scan
 
@@ -36,6 +37,13 @@ def sequences() -> list[Tensor]:
         *ssd_scan(heads, step, decays, B, C, numbers(8), resets=resets, backend="native"),
         *ssd_scan(heads, step, decays, B, C, initial_state=numbers(2, 8, 32, 16), backend="native"),
     ]
+    q, k = numbers(1, 8, 300, 16), numbers(1, 2, 330, 16)
+    more: list[dict[str, Any]] = [{}, {"choosers": [(q[:, 0], k[:, 1])], "softcap": 2.0, "sinks": numbers(8)}]
+    for options in more:
+        outputs += selective_attention(q, k, k, 0.3, **options, backend="native")
+    # More rows than threads: each row is one thread's.
+    q = numbers(9, 2, 130, 16)
+    outputs += selective_attention(q, q, q, 0.3, backend="native")
     variants: list[dict[str, Any]] = [{"resets": resets}, {"reverse": True}, {}]
     for options in variants:
         start = numbers(2, 256, 3) if not options else None
@@ -50,6 +58,9 @@ def tokens() -> None:
     from hybridgen.ops import native
     from hybridgen.ops.causal_conv1d import causal_conv1d_update
     from hybridgen.ops.linear import linear
+    from hybridgen.ops.selective_attention import selective_attention
+    from hybridgen.ops.selective_attention.blocks import Extras, Options
+    from hybridgen.ops.selective_attention.table import attend_with_table
     from hybridgen.ops.selective_scan import selective_state_update
     from hybridgen.ops.ssd import ssd_update
 
@@ -60,6 +71,13 @@ def tokens() -> None:
     selective_state_update(torch.zeros(8, 2048, 16), token, token, A, B, B, z=token, backend="native")
     heads = token.unflatten(1, (64, 32))
     ssd_update(torch.zeros(8, 64, 32, 16), heads, token[:, :64], decays, B, B, backend="native")
+    q, k = torch.randn(1, 8, 200, 16), torch.randn(1, 2, 1200, 16)
+    selective_attention(q[:, :, :1], k, k, 0.3, backend="native")
+    for queries in (q, q[:, :, :1]):
+        table = None
+        for _ in range(2):
+            arguments = (queries, k, k, None, Extras(), Options(0.3, 0, True, None, None))
+            _, _, table = attend_with_table(*arguments, table, 0.5)
     value = torch.randn(600, 256)
     native.OPS.gated_activation_out(value, torch.randn(600, 256), native.activation_number("silu"), value)
 

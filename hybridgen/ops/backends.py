@@ -30,7 +30,6 @@ BackendName = Literal["auto", "torch", "native", "triton", "mamba_ssm"]
 BACKEND_NAMES: tuple[str, ...] = get_args(BackendName)
 OPERATORS: tuple[str, ...] = (*KERNELS, "gated_activation", "add_norm", "linear", "selective_attention")
 _NATIVE_ON_CUDA = ("gated_activation",)
-_WITHOUT_NATIVE = ("selective_attention",)
 _PREFERENCE = ("mamba_ssm", "triton", "native")
 
 
@@ -151,8 +150,6 @@ def _unavailable(name: str, op: str, device_type: str) -> str | None:
         return missing
     if name == "triton":
         return triton.missing(device_type)
-    if op in _WITHOUT_NATIVE:
-        return "hybridgen's extension has no kernel for it"
     if device_type == "cuda" and op not in _NATIVE_ON_CUDA:
         return "hybridgen's extension has no CUDA kernel for it"
     return native.missing(device_type)

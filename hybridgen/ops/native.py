@@ -19,7 +19,7 @@ from torch.autograd.graph import increment_version
 
 from hybridgen.ops.activations import ACTIVATIONS
 
-INTERFACE = 2
+INTERFACE = 3
 """The state of the operators' schemas that this package knows; the same number stands in `csrc/interface.h`."""
 ISA_NAMES = ("baseline", "avx2", "avx512")
 _FOLDER = Path(__file__).parent.parent
@@ -178,7 +178,7 @@ def register_fake(name: str, fake: Callable[..., Any]) -> None:
 def register_no_gradient(name: str, advice: str) -> None:
     """Make the gradient of an operator that has none an error, not silently zero."""
 
-    def backward(_ctx: Any, *_gradients: Tensor | None) -> None:
+    def backward(_ctx: Any, *_gradients: object) -> None:
         raise RuntimeError(f"{name}: it has no gradient; {advice}")
 
     torch.library.register_autograd(f"hybridgen_native::{name}", backward)

@@ -151,7 +151,7 @@ def test_training_is_no_choice_where_scores_are_no_sum():
 
 def test_inference_makes_no_table_of_more_rows_than_a_piece(monkeypatch):
     rows = []
-    dense = residual_attention.attend_densely
+    dense = residual_attention.attend_with_table
 
     def watched(q, *rest):
         rows.append(q.shape[2])
@@ -159,7 +159,7 @@ def test_inference_makes_no_table_of_more_rows_than_a_piece(monkeypatch):
 
     model, x = build(True, {}, {"selective": True, "window": 50}, {}), tokens(600, batch=1)
     expected = model(x)
-    monkeypatch.setattr(residual_attention, "attend_densely", watched)
+    monkeypatch.setattr(residual_attention, "attend_with_table", watched)
     with torch.no_grad():
         assert_close(model(x), expected)
         seq_idx = (torch.arange(600) > 300).long()[None]

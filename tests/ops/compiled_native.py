@@ -11,6 +11,7 @@ from torch import Tensor
 from hybridgen.ops.add_norm import add_norm, norm
 from hybridgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
 from hybridgen.ops.gated_activation import gated_activation, gated_activation_two_way
+from hybridgen.ops.selective_attention import selective_attention
 from hybridgen.ops.selective_scan import selective_scan, selective_state_update
 from hybridgen.ops.ssd import ssd_scan, ssd_update
 
@@ -40,6 +41,12 @@ def scan(x: Tensor, other: Tensor) -> Tensor:
 def ssd(x: Tensor, other: Tensor) -> Tensor:
     B = other[:, :, None, :N]
     return ssd_scan((x * 2).unflatten(2, (4, 8)), other[:, :, :4], A_HEADS, B, B, backend="native")[0]
+
+
+def attention(x: Tensor, other: Tensor) -> Tensor:
+    q, k = ((t * 2).unflatten(2, (4, 8)).transpose(1, 2) for t in (x, other))
+    y, hidden = selective_attention(q, k, k, 0.3, sinks=x[0, 0, :4], window=20, backend="native")
+    return y + hidden.mean()
 
 
 def two_tokens(x: Tensor, states: tuple[Tensor, Tensor, Tensor]) -> Tensor:
@@ -72,7 +79,7 @@ def compare(function: Callable[[Tensor, Tensor], Tensor]) -> None:
 
 def main() -> None:
     torch.manual_seed(0)
-    for function in (gates, norms, convolution, scan, ssd):
+    for function in (gates, norms, convolution, scan, ssd, attention):
         compare(function)
     with torch.no_grad():
         compiled = torch.compile(two_tokens, fullgraph=True)

@@ -15,6 +15,7 @@ from hybridgen.ops.add_norm import add_norm
 from hybridgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
 from hybridgen.ops.gated_activation import gated_activation, gated_activation_two_way
 from hybridgen.ops.linear import linear
+from hybridgen.ops.selective_attention import selective_attention
 from hybridgen.ops.selective_scan import selective_scan, selective_state_update
 from hybridgen.ops.ssd import ssd_scan, ssd_update
 
@@ -46,6 +47,11 @@ def _ssd(x: Tensor, backend: str, **more: Any) -> tuple[Tensor, Tensor]:
     return ssd_scan(x[..., None], x.sin(), A, B, B, D, D, chunk_size=16, initial_state=state, backend=backend, **more)
 
 
+def _select(x: Tensor, backend: str) -> Tensor:
+    q = x.unflatten(2, (2, 2)).transpose(1, 2)
+    return selective_attention(q.sin(), q, q.cos(), 0.5, sinks=_given(2), backend=backend)[0]
+
+
 CASES = {
     "gate": Case(lambda x, b: gated_activation(x.cos(), x, "silu", backend=b)),
     "two-way": Case(lambda x, b: gated_activation_two_way(x.cos(), x, x, "gelu", 0.5, backend=b)),
@@ -53,8 +59,11 @@ CASES = {
     "conv": Case(lambda x, b: causal_conv1d(x, _given(4, 3), _given(4), "silu", None, None, b)[0]),
     "scan": Case(lambda x, b: _scan(x, b)[0], twice=False),
     "ssd": Case(lambda x, b: _ssd(x, b)[0], twice=False),
+    "select": Case(_select, twice=False),
 }
 NAMES = list(CASES)
+# Selective attention's plain path is an operator too: no backend has more than its first derivative.
+TRANSFORMED = [name for name in NAMES if name != "select"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -71,7 +80,7 @@ def test_a_second_derivative_is_an_error_and_not_zero(name):
 
 # PyTorch loads its forward derivatives by the first, and has no rule of vmap for some operators.
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning", "ignore:There is a performance drop:UserWarning")
-@pytest.mark.parametrize("name", [*NAMES, "linear"])
+@pytest.mark.parametrize("name", [*TRANSFORMED, "linear"])
 def test_forward_mode_and_torch_func_take_the_plain_path(name):
     run = CASES[name].run if name in CASES else lambda x, b: linear(x[:, :2], _given(3, 4).to(x.dtype), backend=b)
     x, direction = _given(2, T, 4), _given(2, T, 4, seed=1)
@@ -104,6 +113,7 @@ def test_only_the_output_that_is_used_has_a_gradient():
 def _token(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     shapes = {"x": (2, 4), "cs": (2, 4, 3), "w": (4, 4), "s": (2, 4, 3), "B": (2, 1, 3), "A": (4, 3)}
     shapes |= {"h": (2, 4, 1, 3), "a": (4,), "hx": (2, 4, 1), "v": (2, 3, 4)}
+    shapes |= {"sq": (2, 1, 2, 4), "st": (2, 1, 1, 2)}
     return {name: torch.randn(shape).to(dtype) for name, shape in shapes.items()}
 
 
@@ -121,6 +131,12 @@ IN_PLACE: dict[str, tuple[str, Callable[..., Any]]] = {
     "gated_activation_out": (
         "v",
         lambda t: OPS.gated_activation_out(torch.ones(2, 3, 4), torch.ones(2, 3, 4), 0, t["v"]),
+    ),
+    "selective_attention_table": (
+        "st",
+        lambda t: OPS.selective_attention_table(
+            t["sq"][:, :, 1:], t["sq"], t["sq"], None, None, None, 1.0, 0, True, None, None, True, None, 1.0, t["st"]
+        ),
     ),
 }
 UPDATES: dict[str, Callable[..., Any]] = {

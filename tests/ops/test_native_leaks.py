@@ -13,6 +13,9 @@ from hybridgen.ops.add_norm import add_norm
 from hybridgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
 from hybridgen.ops.gated_activation import gated_activation, gated_activation_two_way
 from hybridgen.ops.linear import linear
+from hybridgen.ops.selective_attention import selective_attention
+from hybridgen.ops.selective_attention.blocks import Extras, Options
+from hybridgen.ops.selective_attention.table import attend_with_table
 from hybridgen.ops.selective_scan import selective_scan, selective_state_update
 from hybridgen.ops.ssd import ssd_scan, ssd_update
 
@@ -43,6 +46,20 @@ def _scan_everything(x):
         x, x, -torch.ones(64, 4), B, B, x[0, 0], x, x[0, 1], initial_state=state, resets=resets, backend="native"
     )
     return y + final.sum()
+
+
+def _select(x):
+    q = x.unflatten(2, (4, 16)).transpose(1, 2)
+    choosers = [(q[:, 1], q[:, 2])]
+    return selective_attention([q, q], [q, q[:, :2]], q, 0.1, sinks=x[0, 0, :4], choosers=choosers, backend="native")[0]
+
+
+@torch.no_grad()
+def _select_one(x):
+    q = x.unflatten(2, (4, 16)).transpose(1, 2)
+    selective_attention(q[:, :, -1:], q, q, 0.1, backend="native")
+    for queries in (q, q[:, :, -1:]):
+        attend_with_table(queries, q, q, None, Extras(), Options(0.1, 0, True, None, None), None, 1.0)
 
 
 def _two_way(x):
@@ -92,7 +109,20 @@ def _resident_kib() -> int:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize(
     "call",
-    [_gate, _two_way, _add_norm, _conv, _scan, _scan_everything, _ssd, _update, _linear, _whole_mixers],
+    [
+        _gate,
+        _two_way,
+        _add_norm,
+        _conv,
+        _scan,
+        _scan_everything,
+        _ssd,
+        _select,
+        _select_one,
+        _update,
+        _linear,
+        _whole_mixers,
+    ],
     ids=lambda call: call.__name__,
 )
 def test_ten_thousand_calls_leave_nothing_behind(call, no_shape_checks):

@@ -114,24 +114,6 @@ static inline void chunk_products(Scalar* out, const Scalar* a, int64_t a_stride
   }
 }
 
-// The sum of a vector by halves.
-template <typename Scalar, int bytes>
-struct Part {
-  typedef Scalar type __attribute__((vector_size(bytes)));
-};
-template <typename Scalar, int bytes = kVectorBytes>
-static inline Scalar sum_by_halves(typename Part<Scalar, bytes>::type x) {
-  if constexpr (bytes == 2 * sizeof(Scalar)) {
-    return x[0] + x[1];
-  } else {
-    using Half = typename Part<Scalar, bytes / 2>::type;
-    Half low, high;
-    __builtin_memcpy(&low, &x, sizeof low);
-    __builtin_memcpy(&high, reinterpret_cast<const char*>(&x) + sizeof low, sizeof high);
-    return sum_by_halves<Scalar, bytes / 2>(low + high);
-  }
-}
-
 // ---- rows of tensors ----
 
 // `count` elements of a row, then zeros up to `padded`.

@@ -312,4 +312,22 @@ static inline Scalar sum(V x) {
   return total;
 }
 
+// The sum of a vector by halves.
+template <typename Scalar, int bytes>
+struct HalvedVec {
+  typedef Scalar type __attribute__((vector_size(bytes)));
+};
+template <typename Scalar, int bytes = kVectorBytes>
+static inline Scalar sum_by_halves(typename HalvedVec<Scalar, bytes>::type x) {
+  if constexpr (bytes == 2 * sizeof(Scalar)) {
+    return x[0] + x[1];
+  } else {
+    using Half = typename HalvedVec<Scalar, bytes / 2>::type;
+    Half low, high;
+    __builtin_memcpy(&low, &x, sizeof low);
+    __builtin_memcpy(&high, reinterpret_cast<const char*>(&x) + sizeof low, sizeof high);
+    return sum_by_halves<Scalar, bytes / 2>(low + high);
+  }
+}
+
 }  // namespace hybridgen::HYBRIDGEN_ISA

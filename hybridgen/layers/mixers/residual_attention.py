@@ -17,6 +17,7 @@ from hybridgen.ops.selective_attention import selective_attention
 from hybridgen.ops.selective_attention.blocks import Block, Extras, Options, attend_densely, block_scores, hiding
 from hybridgen.ops.selective_attention.in_place import ScoreTable, attend_in_place
 from hybridgen.ops.selective_attention.rows import hidden_by
+from hybridgen.ops.selective_attention.table import attend_with_table
 from hybridgen.spec.mixers import AttentionSpec
 from hybridgen.spec.parts import NormSpec, ResidualAttnSpec, ValueResidual
 
@@ -79,9 +80,14 @@ class ResidualAttention(Attention):
             y, hidden, G = self._by_products(handed_on, v, hidden, extras, choice, remembers)
         else:
             before = form.scores if form.layers else None
-            found = attend_densely(q, k, v, hidden, extras, options, before, share, self.dropout())
-            y, hidden, G = found.y, found.hidden, found.G
-            handed_on = ScoreCarry(layers, found.logits if self.residual.carry == "upstream" else found.total)
+            dropped, upstream = self.dropout(), self.residual.carry == "upstream"
+            if upstream or dropped or remembers:
+                found = attend_densely(q, k, v, hidden, extras, options, before, share, dropped)
+                y, hidden, G = found.y, found.hidden, found.G
+                handed_on = ScoreCarry(layers, found.logits if upstream else found.total)
+            else:
+                y, hidden, scores = attend_with_table(q, k, v, hidden, extras, options, before, share)
+                handed_on = ScoreCarry(layers, scores)
         if state is not None and remembers and G is not None:
             self._remember(state, before_all, G, span.offset)
         elif state is not None:

@@ -6,9 +6,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hybridgen.errors import ShapeError
-from hybridgen.ops import backends, native
+from hybridgen.ops import backends
+from hybridgen.ops.backends import BackendName
+from hybridgen.ops.native import needs_grad
 from hybridgen.ops.selective_attention import triton_op
 from hybridgen.ops.selective_attention.blocks import Extras, Options
+from hybridgen.ops.selective_attention.native import refusal, selective_attention_native
 from hybridgen.ops.selective_attention.registration import selective_attention_op
 from hybridgen.ops.shapes import check_shapes
 
@@ -30,7 +33,7 @@ def selective_attention(
     until: Int[Tensor, "B S"] | None = None,
     choosers: Sequence[tuple[Float[Tensor, "B T _"], Float[Tensor, "B S _"]]] = (),
     over_time: bool = True,
-    backend: str = "auto",
+    backend: BackendName = "auto",
 ) -> tuple[Float[Tensor, "B H T V"], Float[Tensor, "B S"]]:
     """Causal attention whose logits lose what earlier tokens have chosen to hide.
 
@@ -61,7 +64,7 @@ def selective_attention(
         choosers: Queries, already scaled, and keys whose scores choose beside the selection head's, under the same soft
             cap, mask and protection.
         over_time: False: only a query's own choices are taken off its scores, and nothing adds up.
-        backend: `auto`, `torch` or `triton`.
+        backend: `auto`, `torch`, `native` or `triton`.
 
     Returns:
         The output in q's dtype, and F of all keys for the query after the last, float32 (float64 for float64).
@@ -82,10 +85,16 @@ def selective_attention(
         raise ShapeError(f"selective_attention: selection_head must be 0 ... {H - 1}; given {selection_head}")
     options = Options(scale, selection_head, protect_bos, window, softcap, causal, over_time)
     extras = Extras(sinks, starts, slopes, until, chooser_q, chooser_k)
-    refusals = {"triton": triton_op.refusal}
-    if backends.pick("selective_attention", backend, v.device, refusals, queries, keys, v, extras, options) == "triton":
+    refusals = {
+        "native": lambda: refusal(queries, keys, v, hidden, extras),
+        "triton": lambda: triton_op.refusal(queries, keys, v, extras, options),
+    }
+    taken = backends.pick("selective_attention", backend, v.device, refusals)
+    if taken == "native":
+        return selective_attention_native(queries, keys, v, hidden, extras, options)
+    if taken == "triton":
         return triton_op.selective_attention_triton(queries[0], keys[0], v, hidden, extras, options)
-    recorded = native.needs_grad(*queries, *keys, v, hidden, sinks, *chooser_q, *chooser_k)
+    recorded = needs_grad(*queries, *keys, v, hidden, sinks, *chooser_q, *chooser_k)
     y, F, _, _ = selective_attention_op(
         queries, keys, v, sinks, hidden, starts, slopes, until, chooser_q, chooser_k, *options, recorded
     )

@@ -129,7 +129,8 @@ def _(
     return [*likes, dsinks, dhidden]
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    """Keep what the backward pass needs; for both operators, whose arguments are the same."""
     q, k, v, sinks, hidden, starts, slopes, until, chooser_q, chooser_k, *ctx.options, _ = inputs
     y, _, sums, kept = output
     ctx.save_for_backward(*q, *k, *chooser_q, *chooser_k, v, sinks, starts, slopes, until, y, sums, kept)
@@ -139,17 +140,17 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 
 
 def _backward(ctx: Any, dy: Tensor, dF: Tensor, *_: Tensor) -> tuple[Any, ...]:
-    (q, k, chooser_q, chooser_k), (v, sinks, starts, slopes, until, *results) = _split(ctx.saved_tensors, ctx.lengths)
+    (q, k, chooser_q, chooser_k), (v, sinks, starts, slopes, until, *results) = split(ctx.saved_tensors, ctx.lengths)
     found = selective_attention_backward_op(
         q, k, v, sinks, starts, slopes, until, chooser_q, chooser_k, *ctx.options, *results, dy, dF
     )
-    (dq, dk, chooser_dq, chooser_dk), (dv, dsinks, dhidden) = _split(found, ctx.lengths)
+    (dq, dk, chooser_dq, chooser_dk), (dv, dsinks, dhidden) = split(found, ctx.lengths)
     dsinks = None if sinks is None else dsinks.to(sinks.dtype)
     dhidden = None if ctx.hidden_dtype is None else dhidden.to(ctx.hidden_dtype)
     return dq, dk, dv, dsinks, dhidden, None, None, None, chooser_dq, chooser_dk, *[None] * 8
 
 
-def _split(flat: Sequence[Any], lengths: list[int]) -> tuple[list[list[Any]], list[Any]]:
+def split(flat: Sequence[Any], lengths: list[int]) -> tuple[list[list[Any]], list[Any]]:
     """The first entries as lists of the lengths given, and the rest."""
     parts, rest = [], list(flat)
     for length in lengths:
@@ -158,4 +159,4 @@ def _split(flat: Sequence[Any], lengths: list[int]) -> tuple[list[list[Any]], li
     return parts, rest
 
 
-selective_attention_op.register_autograd(_backward, setup_context=_save)
+selective_attention_op.register_autograd(_backward, setup_context=save)
