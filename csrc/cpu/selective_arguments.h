@@ -109,6 +109,13 @@ struct SelectArguments {
   }
 };
 
+// As many threads as have something to do: waking one takes as long as some hundred thousand multiplications.
+inline int64_t useful_threads(const SelectInputs& in) {
+  const double products = static_cast<double>(in.batch) * in.H * in.T * in.S * (in.depth + in.v.width);
+  const int64_t threads = torch::stable::get_num_threads();
+  return std::max<int64_t>(1, static_cast<int64_t>(std::min<double>(threads, products / (1 << 18))));
+}
+
 // Calls body(worker, job) for all jobs on all threads, in order of time; a worker is busy with one job at a time.
 template <typename Body>
 void share_jobs(int64_t jobs, int64_t workers, const Body& body) {

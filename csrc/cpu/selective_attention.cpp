@@ -33,7 +33,7 @@ void sum_hidden(const SelectInputs& in, const std::optional<Tensor>& before, Ten
   }
   const SelectPrefix args{in, sums, after.mutable_data_ptr()};
   const int64_t spans = (in.S + kSelectSpan - 1) / kSelectSpan;
-  torch::stable::parallel_for(0, in.batch * spans, sums ? 1 : 16, [&](int64_t first, int64_t last) {
+  torch::stable::parallel_for(0, in.batch * spans, sums && threads > 1 ? 1 : 16, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       const int64_t key = i % spans * kSelectSpan;
       best::select_prefix(args, i / spans, key, std::min(key + kSelectSpan, in.S));
@@ -61,7 +61,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attend(const SelectInputs& in, const 
   const ScalarType type = compute_type(v);
   Tensor y = empty_like(v, {in.batch, in.H, in.T, in.v.width}), after = empty_like(v, {in.batch, in.S}, type);
   Tensor sums = keep ? empty_like(v, {in.batch, in.H, in.T}, type) : empty_like(v, {0}, type);
-  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t threads = useful_threads(in);
   std::optional<Tensor> before;
   if (in.T == 1 && in.causal && !keep && in.batch && in.H) {
     attend_one(in, y, after, threads);

@@ -16,7 +16,7 @@ std::vector<void*> pointers(const std::vector<Tensor>& tensors, size_t first, si
 // otherwise each row is split into slices of its keys.
 void go_back(SelectBackward& args, const Tensor& like) {
   const SelectInputs& in = args.in;
-  const int64_t threads = torch::stable::get_num_threads(), blocks = in.blocks();
+  const int64_t threads = useful_threads(in), blocks = in.blocks();
   const int64_t tiles = (in.S + kSelectBlock - 1) / kSelectBlock;
   args.slices = in.batch >= threads ? 1 : std::min(threads, tiles);
   const int64_t workers = args.slices == 1 ? std::min(threads, in.batch) : args.slices;
@@ -44,7 +44,7 @@ void go_back(SelectBackward& args, const Tensor& like) {
     }
   }
   if (args.dsinks) {
-    torch::stable::parallel_for(0, in.H, 1, [&](int64_t first, int64_t last) {
+    torch::stable::parallel_for(0, in.H, grain(in.batch * in.T), [&](int64_t first, int64_t last) {
       best::select_backward_sinks(args, first, last);
     });
   }

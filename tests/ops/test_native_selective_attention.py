@@ -255,6 +255,19 @@ def test_table_of_scores(T, earlier, options, dtype):
         assert_close(ours.masked_fill(~seen, 0), theirs.masked_fill(~seen, 0), dtype)
 
 
+def test_a_table_with_slopes_is_not_the_kernels():
+    (q, k, v), _ = make(70, {})
+    extras = Extras(slopes=torch.tensor([0.5, 0.25, 0.1, 0.0], dtype=torch.float64))
+    arguments = (q, k, v, None, extras, Options(SCALE, 0, True, None, None), None, 1.0)
+    with pytest.raises(BackendUnavailableError, match="no slopes"):
+        attend_with_table(*arguments)
+    with use_backend("auto"):
+        y, after, _ = attend_with_table(*arguments)
+    expected = attend_densely(*arguments)
+    assert_close(y, expected.y)
+    assert_close(after, expected.hidden)
+
+
 def test_a_table_is_taken_over_in_place():
     (q, k, v), _ = make(70, {})
     arguments = (q, k, v, None, Extras(), Options(SCALE, 0, True, None, None))

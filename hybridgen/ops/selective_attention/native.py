@@ -58,6 +58,8 @@ def table_refusal(
         return "it has no gradient; call it under torch.no_grad()"
     if torch.compiler.is_compiling():
         return "it works in place"
+    if extras.slopes is not None or extras.until is not None or extras.chooser_q or not options.over_time:
+        return "its table goes with no slopes, until or choosers, and with over_time"
     if before is not None and before.dtype != _wide(v):
         return f"its table must be {_wide(v)}, but is {before.dtype}"
     return refusal([q], [k], v, hidden, extras) or native.refusal(before, v)

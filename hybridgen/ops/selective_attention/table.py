@@ -25,7 +25,7 @@ def attend_with_table(
         k: Keys.
         v: Values.
         hidden: F of the earlier keys; None is zero.
-        extras: Sinks and starts only.
+        extras: No choosers.
         options: As for `selective_attention`, and over_time.
         before: What an earlier call returned: it is used up, and its memory may be that of the sum.
         share: Factor on the sum of both.
