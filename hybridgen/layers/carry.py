@@ -51,12 +51,15 @@ class SelectionCarry(NamedTuple):
         used: Those of them that made what the last of these layers hides.
         over_time: Whether that adds up from token to token.
         hidden: (B, S - T) what it hid at the first token of this call; None is nothing.
+        pieces: The same as `used` where that layer has a budget of keys, for each piece of this call that it has read:
+            one chooser, with the keys that it kept and its own.
     """
 
     chain: tuple[Chooser, ...] = ()
     used: tuple[Chooser, ...] = ()
     over_time: bool = True
     hidden: Float[Tensor, "B _"] | None = None
+    pieces: tuple[Chooser, ...] = ()
 
 
 class Carry(NamedTuple):

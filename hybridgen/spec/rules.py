@@ -157,15 +157,15 @@ def check_selection(mixers: Iterable[tuple[Checked[Any], Node]], has_residual_at
         elif source != "self":
             taken = choosers[-1:] if source == "guide" else choosers
             budgets = [one.context_budget for one in (*taken, spec) if one.context_budget is not None]
-            if budgets:
+            if budgets and source != "guide":
                 message = (
                     f"selection_from: {source} takes the choices of other layers, and with context_budget each layer "
                     f"keeps other keys; given {budgets[0]}"
                 )
-                suggestion = "write selection_from: self, or context_budget: null"
+                suggestion = "write selection_from: self or guide, or context_budget: null"
             if any(one.alibi for one in taken):
                 message = f"selection_from: {source} cannot take choices made with alibi, which fall with distance"
-            for field in ("window", "logit_softcap", "protect_bos"):
+            for field in ("window", "logit_softcap", "protect_bos", "context_budget"):
                 given, wanted = getattr(spec, field), {getattr(one, field) for one in taken} - {getattr(spec, field)}
                 if wanted and not message and field not in mixer.faulty:
                     place, other = (field,), shown(wanted.pop())

@@ -120,6 +120,18 @@ STACK_CASES["hybrid-pruned"] = {
         "pattern": "m p f s p a",
     }
 }
+_PRUNED: dict[str, Any] = {"type": "attention", **_ATTENTION, "selective": True, "context_budget": 7}
+STACK_CASES["pruned-guided"] = {
+    "backbone": {
+        "d_model": D_MODEL,
+        "blocks": {
+            **_HYBRID_BLOCKS,
+            "p": {"mixer": _PRUNED},
+            "g": {"mixer": {**_PRUNED, "selection_from": "guide", "num_heads_kv": 1, "rotary_emb_dim": 0}},
+        },
+        "pattern": "p g m p a g g",
+    }
+}
 
 _RESIDUAL_BLOCKS: dict[str, Any] = {
     **_HYBRID_BLOCKS,

@@ -155,3 +155,46 @@ def test_steps_drop_what_the_whole_drops_in_float32(repeats):
         state = model.init_state(1, 200)
         stepped = torch.cat([model(x[:, t : t + 1], state=state) for t in range(x.shape[1])], dim=1)
         torch.testing.assert_close(stepped, model(x), rtol=1e-4, atol=1e-5)
+
+
+def guided(budget, length=40):
+    """A guide and two layers that it leads, in float64, with the tokens to give it."""
+    mixer = {"type": "attention", "num_heads": 4, "num_heads_kv": 2, "selective": True, "context_budget": budget}
+    blocks = {"c": {"mixer": mixer}, "g": {"mixer": {**mixer, "selection_from": "guide", "selection_head": 2}}}
+    blocks["m"] = {"mixer": {"type": "mamba1"}}
+    spec = hg.ModelSpec.model_validate({"backbone": {"d_model": D_MODEL, "blocks": blocks, "pattern": "c g m g"}})
+    model = hg.build(spec, dtype="float64").eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return model, tokens(length)
+
+
+@pytest.mark.parametrize("pieces", [[40], [1] * 40, [17, 1, 1, 9, 12]])
+def test_a_guide_and_the_layers_it_leads_keep_the_same_tokens(pieces):
+    model, x = guided(6)
+    state = model.init_state(2, 40)
+    with torch.no_grad():
+        parts = [model(part, state=state) for part in x.split(pieces, dim=1)]
+        whole = model(x)
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole)
+    torch.testing.assert_close(model(x), whole)
+    guide, first, _, second = state.layers
+    for led in (first, second):
+        assert torch.equal(led.places, guide.places)
+    assert guide.places[:, :-1].ge(0).all()
+
+
+def test_a_guide_with_room_for_all_is_a_guide_without_a_budget():
+    model, x = guided(100)
+    plain = model.spec.document()
+    for block in plain["backbone"]["blocks"].values():
+        if block["mixer"]["type"] == "attention":
+            block["mixer"]["context_budget"] = None
+    free = hg.build(hg.ModelSpec.model_validate(plain), dtype="float64")
+    free.load_state_dict(model.state_dict())
+    torch.testing.assert_close(model(x), free(x))
+    tight, _ = guided(5)
+    tight.load_state_dict(model.state_dict())
+    assert (tight(x) - free(x)).abs().max() > 1e-3

@@ -59,7 +59,8 @@ ATTN = SHORT["backbone"]["attn"]
         (
             {"attn": {**ATTN, "context_budget": 64, "selective": True, "selection_from": "accumulate"}},
             "backbone.attn.selection_from: selection_from: accumulate takes the choices of other layers, and with "
-            "context_budget each layer keeps other keys; given 64; write selection_from: self, or context_budget: null",
+            "context_budget each layer keeps other keys; given 64; write selection_from: self or "
+            "guide, or context_budget: null",
         ),
         (
             {"attn": {**ATTN, "context_budget": 1, "selective": True}},

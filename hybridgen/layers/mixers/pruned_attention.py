@@ -1,17 +1,20 @@
 """Selective attention that keeps a bounded number of keys (arXiv 2410.02703, context pruning)."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hybridgen.layers.carry import Carry
+from hybridgen.layers.carry import Carry, Chooser, SelectionCarry
 from hybridgen.layers.kv_cache import AttentionState
 from hybridgen.layers.mixers.attention import Attention
 from hybridgen.layers.pruned_cache import Kept, PrunedState
+from hybridgen.layers.selection import Choice
 from hybridgen.layers.selection_memory import active_memory
 from hybridgen.layers.span import Span
+from hybridgen.ops.add_norm.plain import upcast
 from hybridgen.ops.selective_attention import selective_attention
 from hybridgen.ops.selective_attention.blocks import BLOCK
 from hybridgen.ops.selective_attention.eviction import evictions, most_hidden
@@ -25,6 +28,8 @@ class PrunedAttention(Attention):
     The rule is `ops.selective_attention.eviction`'s. It holds with a state and without one, so that both agree. Without
     gradients whole sequences are read in pieces, each of which sees the kept keys and its own: time and memory grow
     with the budget. With gradients, a pass over the selection head's scores finds out how long each key is seen.
+
+    A guided layer (`selection_from: guide`) has its guide's budget and choosers, so that both keep the same tokens.
 
     Attributes:
         budget: Keys that stay after each token.
@@ -43,22 +48,26 @@ class PrunedAttention(Attention):
         super().__init__(spec, d_model, norm, values, is_first)
         assert spec.context_budget is not None, "made for layers with a budget only"
         self.budget: int = spec.context_budget
+        self.is_guided = spec.selection_from == "guide"
 
     def init_state(self, batch_size: int, max_seqlen: int, dtype: torch.dtype, device: torch.device) -> PrunedState:
         """Makes an empty cache of `budget` keys, or of max_seqlen if that is less."""
         plain = super().init_state(batch_size, min(self.budget, max_seqlen) + 1, dtype, device)
         places = torch.full((batch_size, plain.k.shape[2]), -1, dtype=torch.int32, device=device)
-        return PrunedState(plain.k, plain.v, self.budget <= max_seqlen, plain.conv, plain.hidden, places=places)
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        hidden = torch.zeros(places.shape, dtype=wide, device=device)
+        return PrunedState(plain.k, plain.v, self.budget <= max_seqlen, plain.conv, hidden, places=places)
 
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, state: AttentionState | None, span: Span, carry: Carry
     ) -> tuple[Float[Tensor, "B T H P"], Carry]:
         memory, length = cast(PrunedState | None, state), q.shape[1]
         if memory is None and length <= self.budget:
-            return super()._attend(q, k, v, None, span, Carry())[0], carry
+            return super()._attend(q, k, v, None, span, carry)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
         if memory is not None and length == 1 and not torch.is_grad_enabled():
-            return self._step(q, k, v, memory, span).transpose(1, 2), carry
+            y, chooser = self._step(q, k, v, memory, span, carry)
+            return y.transpose(1, 2), self._hand_on(carry, [chooser])
         kept = _nothing(k, v) if memory is None else memory.kept(span.offset)
         budget = self.budget if memory is None else memory.width
         # A compiled graph must not depend on the length, so there it is one piece, as with gradients.
@@ -66,57 +75,72 @@ class PrunedAttention(Attention):
             cuts = [(0, length)]
         else:
             cuts = [(begin, min(begin + BLOCK, length)) for begin in range(0, length, BLOCK)]
-        parts = []
-        for begin, end in cuts:
+        parts, choosers = [], []
+        for number, (begin, end) in enumerate(cuts):
             own = (q[:, :, begin:end], k[:, :, begin:end], v[:, :, begin:end])
-            y, kept = self._piece(*own, kept, budget, span.part(begin, end))
+            guide = carry.selection.pieces[number] if self.is_guided else None
+            y, kept, chooser = self._piece(*own, kept, budget, span.part(begin, end), guide)
             parts.append(y)
+            choosers.append(chooser)
         if memory is not None:
             memory.take(kept)
-        return torch.cat(parts, dim=2).transpose(1, 2), carry
+        return torch.cat(parts, dim=2).transpose(1, 2), self._hand_on(carry, choosers)
+
+    def _hand_on(self, carry: Carry, choosers: Sequence[tuple[Tensor, Tensor]]) -> Carry:
+        return carry if self.is_guided else carry._replace(selection=SelectionCarry(pieces=tuple(choosers)))
+
+    def _chooser(self, q: Float[Tensor, "B H T P"], k: Float[Tensor, "B K S P"]) -> Chooser:
+        """Returns the selection head's queries, scaled, and keys."""
+        head = self.spec.selection_head
+        return upcast(q[:, head]) * self.scale, k[:, head * self.kv_heads // self.spec.num_heads]
 
     def _select_among(
-        self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, starts: Tensor | None, until: Tensor | None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        hidden: Tensor,
+        starts: Tensor | None,
+        until: Tensor | None,
+        guide: Chooser | None,
     ) -> tuple[Float[Tensor, "B H T P"], Float[Tensor, "B S"]]:
         spec = self.spec
-        return selective_attention(
-            q,
-            k,
-            v,
-            self.scale,
-            spec.selection_head,
-            spec.protect_bos,
-            hidden,
-            starts,
-            softcap=spec.logit_softcap,
-            sinks=self.sinks if spec.sink else None,
-            until=until,
+        head = spec.selection_head if guide is None else None
+        choice = Choice(
+            self.scale, head, spec.protect_bos, None, spec.logit_softcap, () if guide is None else (guide,), None
         )
+        call = {"hidden": hidden, "starts": starts, "until": until, **choice._asdict()}
+        memory = active_memory()
+        if memory is not None:
+            memory.add(self, q, k, **call)
+        return selective_attention(q, k, v, sinks=self.sinks if spec.sink else None, **call)
 
     def _piece(
-        self, q: Tensor, k: Tensor, v: Tensor, kept: Kept, budget: int, span: Span
-    ) -> tuple[Float[Tensor, "B H T P"], Kept]:
-        """Attends to the kept keys and those of these tokens, and returns which are kept then."""
+        self, q: Tensor, k: Tensor, v: Tensor, kept: Kept, budget: int, span: Span, guide: Chooser | None
+    ) -> tuple[Float[Tensor, "B H T P"], Kept, Chooser]:
+        """Attends to the kept keys and those of these tokens; returns also which are kept then, and who chose."""
         spec, count = self.spec, kept.places.shape[1]
         k, v = torch.cat((kept.k.to(k.dtype), k), dim=2), torch.cat((kept.v.to(v.dtype), v), dim=2)
         slots = span.slots().to(kept.places.dtype).expand(q.shape[0], -1)
         places = torch.cat((kept.places, slots), dim=1)
         starts = None if span.starts is None else _indices(span.starts, span.offset, count)
-        group = spec.selection_head * self.kv_heads // spec.num_heads
-        chooser_q, chooser_k = q[:, spec.selection_head].detach() * self.scale, k[:, group].detach()
+        chooser = guide or self._chooser(q, k)
         until, held, hidden = evictions(
-            [chooser_q], [chooser_k], kept.hidden, places, starts, budget, spec.protect_bos, spec.logit_softcap
+            [chooser[0].detach()],
+            [chooser[1].detach()],
+            kept.hidden,
+            places,
+            starts,
+            budget,
+            spec.protect_bos,
+            spec.logit_softcap,
         )
-        memory = active_memory()
-        if memory is not None:
-            limits = {"softcap": spec.logit_softcap, "until": until, "hidden": kept.hidden, "starts": starts}
-            memory.add(
-                self, q, k, scale=self.scale, selection_head=spec.selection_head, protect_bos=spec.protect_bos, **limits
-            )
-        y, _ = self._select_among(q, k, v, kept.hidden, starts, until)
-        return y, Kept(k.detach(), v.detach(), kept.hidden, places).chosen(held, hidden)
+        y, _ = self._select_among(q, k, v, kept.hidden, starts, until, guide)
+        return y, Kept(k.detach(), v.detach(), kept.hidden, places).chosen(held, hidden), chooser
 
-    def _step(self, q: Tensor, k: Tensor, v: Tensor, state: PrunedState, span: Span) -> Float[Tensor, "B H 1 P"]:
+    def _step(
+        self, q: Tensor, k: Tensor, v: Tensor, state: PrunedState, span: Span, carry: Carry
+    ) -> tuple[Float[Tensor, "B H 1 P"], Chooser]:
         """Attends to the kept keys and the token's own, which takes the place of the one that is dropped."""
         width, slot = state.width, span.offset
         used = min(slot, width)
@@ -130,18 +154,28 @@ class PrunedAttention(Attention):
             until = torch.where(torch.nn.functional.pad(alive[:, :used], (0, 1), value=True), used + 1, 0)
             alive = alive & ~begins
         seen = (state.k[:, :, : used + 1].to(k.dtype), state.v[:, :, : used + 1].to(v.dtype))
-        y, hidden = self._select_among(q, *seen, state.hidden_at(used), starts, until)
+        guide = carry.selection.pieces[0] if self.is_guided else None
+        chooser = guide or self._chooser(q, seen[0])
+        if guide is None:
+            # This cache changes before the guided layers read the keys.
+            chooser = (chooser[0], chooser[1].clone())
+        y, hidden = self._select_among(q, *seen, state.hidden_at(used), starts, until, guide)
         state.hidden_at(used + 1)[:] = hidden
-        if span.starts is not None:
+        self._drop(state, alive, used, slot, span.starts is not None)
+        return y, chooser
+
+    def _drop(self, state: PrunedState, alive: Tensor, used: int, slot: int, has_starts: bool) -> None:
+        """Puts the newest key, at index `used`, where it stays: in a free place, or in that of the key to drop."""
+        width = state.width
+        if has_starts:
             state.places[:, :width].masked_fill_(~alive, -1)
         target = (~alive).int().argmax(dim=1, keepdim=True)
-        if span.starts is not None or used == width:
+        if has_starts or used == width:
             candidates = alive.clone()
             candidates[:, : int(self.spec.protect_bos)] = False
             victim = most_hidden(state.hidden_at(width), candidates, state.places[:, :width])
             target = torch.where(alive.all(dim=1, keepdim=True), victim, target)
         state.put(used, target, slot)
-        return y
 
 
 def _nothing(k: Tensor, v: Tensor) -> Kept:
