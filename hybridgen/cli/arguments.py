@@ -38,12 +38,12 @@ MaxShardSize = Annotated[str, typer.Option(help="Largest file of weights, such a
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a model that was saved from Python.")]
 
 
-def check_replaceable(directory: Path, overwrite: bool) -> None:
+def check_replaceable(directory: Path, overwrite: bool, option: str = "-o") -> None:
     """Refuses to replace a model whose weights no command can make again, unless that is asked for."""
     from hybridgen.checkpoint import is_remakable
 
     if not overwrite and not is_remakable(directory):
         raise HybridgenError(
             f"{directory}: holds a model that was saved from Python, perhaps a trained one; name another directory "
-            f"with -o, or give --overwrite to replace it"
+            f"with {option}, or give --overwrite to replace it"
         )

@@ -50,25 +50,64 @@ def prune_budget(
 
     # What can be refused is refused before minutes are spent on the search.
     if save is not None:
-        check_replaceable(save, overwrite)
-    if output is not None and (output.is_dir() or not output.parent.is_dir()):
-        raise HybridgenError(f"{output}: must be a file in a directory that exists")
+        check_replaceable(save, overwrite, "--save")
+        _check_directory(save, output)
+    if output is not None:
+        _check_file(output, overwrite)
+    if max_tokens < context:
+        raise HybridgenError(f"--max-tokens must be at least --context, {context}; given {max_tokens}")
     keep_memory()
     model = load(model_dir, device=device, dtype=dtype and dtype.value)
     prunable_layers(model.spec)
     vocab_size = cast("TokensInputSpec", model.spec.input).vocab_size
     ids = _rows(_read_ids(data, vocab_size), data, context, max_tokens).to(model.device)
+    if ids.shape[1] < context:
+        note = f"{data}: holds {ids.shape[1]} tokens, fewer than --context; the budgets are for contexts of that length"
+        typer.echo(note, err=True)
     search = BudgetSearch(model, ids, shrink)
     curve = search.run(target_memory)
+    # Whatever becomes of the files, the search was not in vain.
+    if as_json:
+        typer.echo(json.dumps([_as_json(point) for point in curve], indent=2))
+    else:
+        _print(curve)
     spec = with_budgets(model.spec, search.bounded(curve[-1]))
     if output is not None:
         _write(output, to_yaml(spec.document()))
     if save is not None:
         save_model(rebuilt(model, spec), save)
-    if as_json:
-        typer.echo(json.dumps([_as_json(point) for point in curve], indent=2))
-    else:
-        _print(curve)
+
+
+def _check_file(path: Path, overwrite: bool) -> None:
+    """Refuses a file that cannot be written, or that holds something else than such a document.
+
+    Raises:
+        HybridgenError: If so.
+    """
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise HybridgenError(f"{path}: must be a file in a directory that exists and can be written to")
+    if not path.exists() and not path.is_symlink():
+        return
+    is_document = path.is_file() and not path.is_symlink() and path.suffix in (".yaml", ".yml")
+    if not is_document or not overwrite:
+        raise HybridgenError(
+            f"{path}: exists; name another file with -o, or a .yaml file and --overwrite to replace it"
+        )
+
+
+def _check_directory(path: Path, output: Path | None) -> None:
+    """Refuses a directory that a model cannot be saved in.
+
+    Raises:
+        HybridgenError: If so.
+    """
+    if path.exists() and not path.is_dir():
+        raise HybridgenError(f"{path}: must be a directory; it is a file")
+    if path.resolve() == Path.cwd() or (output is not None and path.resolve() == output.resolve()):
+        raise HybridgenError(f"{path}: name a directory of its own with --save")
+    above = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
+    if not os.access(above, os.W_OK):
+        raise HybridgenError(f"{path}: cannot be written, {above} is read-only")
 
 
 def _print(curve: "list[Budgets]") -> None:
@@ -100,7 +139,7 @@ def _read_ids(path: Path, vocab_size: int) -> list[int]:
         try:
             text = content.decode()
             ids = json.loads(text) if text.lstrip().startswith("[") else [int(word) for word in text.split()]
-        except ValueError:
+        except (ValueError, RecursionError):
             ids = None
     if not isinstance(ids, list) or not all(type(one) is int for one in ids):
         raise HybridgenError(
@@ -117,8 +156,10 @@ def _from_npy(path: Path) -> list[int] | None:
     import numpy
 
     try:
-        array = numpy.load(path, allow_pickle=False)
-    except (ValueError, EOFError):
+        array = numpy.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception:  # a damaged header raises whatever its parser meets
+        return None
+    if not isinstance(array, numpy.ndarray):
         return None
     return array.tolist() if array.ndim == 1 and array.dtype.kind in "iu" else None
 

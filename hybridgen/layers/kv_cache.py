@@ -88,7 +88,7 @@ class AttentionState(MixerState):
         if self.hidden is not None:
             size, end = self.hidden.shape[1], first + hidden.shape[1]
             kept = torch.arange(max(first, end - size), end, device=hidden.device)
-            self.hidden[:, kept % size] = hidden[:, hidden.shape[1] - len(kept) :]
+            self.hidden[:, kept % size] = hidden[:, hidden.shape[1] - len(kept) :].to(self.hidden.dtype)
 
     def store_hidden_by_rows(
         self, hidden: Float[Tensor, "B S"], G: Float[Tensor, "B T S"], first: int, offset: int

@@ -1,5 +1,6 @@
 """A loss on the keys that selective layers still need, so that training makes room for a budget (arXiv 2410.02703)."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,12 +21,17 @@ class SelectionMemory:
 
     def __init__(self, tau: float) -> None:
         self.tau = tau
+        self.thread = threading.get_ident()
         self._calls = 0
+        self._selects = False
         self._tokens: list[int | Tensor] = []
         self._most: dict[tuple[int, int], Tensor] = {}
 
-    def begin(self, shape: tuple[int, int], mask: Tensor | None) -> None:
-        """Counts the tokens of a call of a model; mask is true for real ones."""
+    def begin(self, shape: tuple[int, int], mask: Tensor | None, selects: bool) -> None:
+        """Counts the tokens of a call of a model that selects or not; mask is true for real ones."""
+        if not shape[1]:
+            return
+        self._selects |= selects
         self._calls += 1
         self._tokens.append(shape[0] * shape[1] if mask is None else mask.sum())
 
@@ -55,19 +61,30 @@ class SelectionMemory:
         """Returns the sum over layers of max_i M_i, divided by layers and by real tokens: about 0 ... 1.
 
         M_i is the sum of 1 - min(F[i, j], tau) / tau over the earlier keys j of token i. The paper adds 0.1 of it to
-        the cross entropy.
+        the cross entropy. Each call counts for itself, also if it goes on from a state; memory tokens are tokens.
+        Layers that recompute their activations (torch.utils.checkpoint) would be counted twice, and are an error.
+
+        Raises:
+            HybridgenError: No selective layer, or no whole model, has been called.
         """
+        if not self._most and self._selects:
+            return torch.zeros(())  # layer_dropout has left out all of them
         shares = self.per_layer()
-        calls = max(self._calls, 1)
-        return shares.sum() * calls / (len(shares) * sum(self._tokens))
+        if not self._calls:
+            raise HybridgenError(
+                "selection_memory counts the tokens of calls of a model, and only a part of one has been called: call "
+                "the model itself"
+            )
+        return shares.sum() * self._calls / (len(shares) * max(sum(self._tokens), 1))
 
 
 _active: list[SelectionMemory] = []
 
 
 def active_memory() -> SelectionMemory | None:
-    """Returns what the innermost `selection_memory` block collects, if there is one."""
-    return _active[-1] if _active else None
+    """Returns what the innermost `selection_memory` block of this thread collects, if there is one."""
+    own = [memory for memory in _active if memory.thread == threading.get_ident()] if _active else []
+    return own[-1] if own else None
 
 
 @contextmanager

@@ -82,7 +82,8 @@ class Backbone(nn.Module):
         """
         span = span or Span(0, x.shape[1], x.device)
         in_pieces = self.hands_on_scores and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if in_pieces and x.shape[1] > _PIECE:
+        # With layer dropout all tokens of a call leave out the same layers.
+        if in_pieces and x.shape[1] > _PIECE and not (self.training and self.layer_dropout):
             return self._by_pieces(x, state, span)
         branch = self.embed(x) if self.embedding is not None and not x.is_floating_point() else x
         residual: Tensor | None = None
@@ -129,8 +130,9 @@ class Backbone(nn.Module):
             None if block.mixer is None else block.mixer.init_state(batch_size, max_seqlen, dtype, device)
             for block in cast(list[Block], list(self.layers))
         ]
-        for state in states if rollback else ():
+        for block, state in zip(cast(list[Block], list(self.layers)), states, strict=True) if rollback else ():
             if state is not None:
+                block.check_rollback()
                 state.keep_history(rollback)
         return states
 

@@ -86,16 +86,27 @@ class Block(nn.Module):
         if carry is not None and not self.passes_scores:
             carry = carry._replace(scores=None)
         mixed: Tensor
-        if by_steps and isinstance(self.mixer, Attention) and self.mixer.values != "none":
-            raise UnsupportedError(
-                "a state with rollback gives a layer with context_budget its tokens one by one, for which "
-                "value_residual has no values; make the state without rollback"
-            )
         if state is not None and by_steps:
             mixed = run_and_remember(self.mixer, x, state, span)
         else:
             mixed = self.mixer(x, state, span)
         return mixed, carry
+
+    def check_rollback(self) -> None:
+        """Refuses a state that can be rolled back where the mixer would get its tokens one by one without the carry.
+
+        Raises:
+            UnsupportedError: If the mixer needs what other layers hand on.
+        """
+        mixer = self.mixer
+        if mixer is None or mixer.keeps_history or not isinstance(mixer, Attention):
+            return
+        if mixer.values != "none" or mixer.spec.selection_from == "guide":
+            needs = "value_residual" if mixer.values != "none" else "selection_from: guide"
+            raise UnsupportedError(
+                f"a state with rollback gives a layer with context_budget its tokens one by one, and {needs} needs "
+                f"what other layers hand on; make the state without rollback"
+            )
 
     def _leave(self, norm: Norm | None, branch: Tensor, residual: Tensor) -> tuple[Tensor, Tensor | None]:
         if norm is None:

@@ -41,6 +41,7 @@ class HybridModel(nn.Module):
             codes, std = spec.input, spec.backbone.init.initializer_range
             self.embeddings = nn.ModuleList(Embedding(codes.vocab_size, d_model, std) for _ in range(codes.n_codebooks))
         self.backbone = Backbone(spec)
+        self.selects = any(getattr(layer.mixer, "selective", False) for layer in spec.backbone.layers)
         self.memory_tokens = spec.input.memory_tokens if isinstance(spec.input, TokensInputSpec) else 0
         if isinstance(spec.head, LmHeadSpec):
             self.lm_head = Linear(d_model, cast(TokensInputSpec, spec.input).padded_vocab_size(), bias=spec.head.bias)
@@ -90,7 +91,7 @@ class HybridModel(nn.Module):
         step = plan_step((x.shape[0], x.shape[1]), x.device, state, mask, seq_idx)
         memory = active_memory()
         if memory is not None:
-            memory.begin((x.shape[0], x.shape[1]), mask)
+            memory.begin((x.shape[0], x.shape[1]), mask, self.selects)
         if state is not None:
             state.is_busy = True
         hidden = self.backbone(self._embed(x), None if state is None else state.layers, step.span)
@@ -114,13 +115,14 @@ class HybridModel(nn.Module):
 
         Raises:
             UnsupportedError: If a layer is not causal.
-            ShapeError: If rollback is negative.
+            ShapeError: If a number is negative or no whole number.
         """
-        if rollback < 0:
-            raise ShapeError(f"rollback must be 0 (none) or more tokens; given {rollback}")
+        for name, given in (("batch_size", batch_size), ("max_seqlen", max_seqlen), ("rollback", rollback)):
+            if type(given) is not int or given < 0:
+                raise ShapeError(f"{name} must be a whole number, 0 or more; given {given!r}")
         max_seqlen += self.memory_tokens
         layers = self.backbone.init_state(batch_size, max_seqlen, dtype or self.dtype, rollback)
-        return DecodingState(layers, batch_size, max_seqlen, self.state_key, rollback)
+        return DecodingState(layers, batch_size, max_seqlen, self.state_key, rollback, self.memory_tokens)
 
     @property
     def device(self) -> torch.device:

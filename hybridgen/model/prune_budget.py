@@ -48,7 +48,7 @@ def with_budgets(spec: ModelSpec, per_layer: Mapping[int, int]) -> ModelSpec:
         content = layer.model_dump(mode="json", exclude_none=False)
         name = own[id(layer)]
         if index in per_layer:
-            content["mixer"]["context_budget"] = per_layer[index]
+            content["mixer"] |= {"context_budget": per_layer[index], "dropout": 0.0}
             name = f"{name}_k{per_layer[index]}"
         while blocks.get(name, content) != content:
             name += "_"
@@ -78,13 +78,13 @@ def prunable_layers(spec: ModelSpec) -> list[int]:
     found = [
         index
         for index, mixer in enumerate(mixers)
-        if isinstance(mixer, AttentionSpec) and mixer.selective and mixer.window is None
+        if isinstance(mixer, AttentionSpec) and mixer.selective and mixer.window is None and not mixer.alibi
     ]
     takers = any(isinstance(mixer, AttentionSpec) and mixer.selection_from != "self" for mixer in mixers)
     if not found or takers or spec.backbone.residual_attn is not None:
         raise UnsupportedError(
-            "budgets are for models with selective: true in some layer without a window, and neither residual_attn nor "
-            "selection_from, which need all keys"
+            "budgets are for models with selective: true in some layer without window and alibi, and neither "
+            "residual_attn nor selection_from, which need all keys"
         )
     return found
 
@@ -105,7 +105,7 @@ class BudgetSearch:
         if not 0 < shrink < 1:
             raise HybridgenError(f"shrink must lie between 0 and 1; given {shrink}")
         self.ids, self.shrink, self.batch_size = ids, shrink, batch_size
-        self.length = ids.shape[1] - 1
+        self.length = ids.shape[1] - 1 + cast(TokensInputSpec, model.spec.input).memory_tokens
         given = {index: cast(AttentionSpec, model.spec.backbone.layers[index].mixer) for index in self.layers}
         self.first = {index: min(mixer.context_budget or self.length, self.length) for index, mixer in given.items()}
         self.model = rebuilt(model, with_budgets(model.spec, self.first)).eval()
@@ -173,7 +173,7 @@ class BudgetSearch:
         for rows in self.ids.split(self.batch_size):
             logits = self.model(rows[:, :-1])[..., : self._vocab_size].float()
             total += F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten().long(), reduction="sum").double()
-        loss = float(total) / (self.ids.shape[0] * self.length)
+        loss = float(total) / (self.ids.shape[0] * (self.ids.shape[1] - 1))
         if not math.isfinite(loss):
             raise HybridgenError("the model's loss on this text is no number; its weights, or their dtype, are damaged")
         return Budgets(dict(per_layer), self.memory(per_layer), loss)

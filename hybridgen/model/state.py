@@ -43,6 +43,7 @@ class DecodingState:
     max_seqlen: int
     model_key: str
     rollback: int = 0
+    memory_tokens: int = 0
     length: int = 0
     peak: int = 0
     starts: Int[Tensor, " B"] | None = None
@@ -63,7 +64,9 @@ class DecodingState:
         self.has_waiting_rows, self.is_busy = False, False
 
     def truncate(self, length: int) -> None:
-        """Takes back all tokens but the first `length` of each row, padding included, as if they had not been read.
+        """Takes back all tokens but the first `length` of each row, as if they had not been read.
+
+        Padding and memory tokens count, as in the attribute `length`.
 
         Key-value caches without a window can be rolled back to any length, and all states to 0, which is `reset`. What
         every token changes as a whole (Mamba states, convolutions, what selective layers hide, keys under a window or a
@@ -74,8 +77,8 @@ class DecodingState:
             ShapeError: If there are not so many tokens, a sequence began later, or more than R tokens are to go.
             UnsupportedError: If a layer cannot go back because the state was made without `rollback`.
         """
-        if not 0 <= length <= self.length:
-            raise ShapeError(f"truncate takes a length of 0 ... {self.length}, the tokens read; given {length}")
+        if type(length) is not int or not 0 <= length <= self.length:
+            raise ShapeError(f"truncate takes a length of 0 ... {self.length}, the tokens read; given {length!r}")
         if length == 0:
             self.reset()
             return
@@ -83,6 +86,12 @@ class DecodingState:
             raise ShapeError(_BUSY)
         if length == self.length:
             return
+        first = 0 if self.starts is None else int(self.starts.max())
+        if self.memory_tokens and length < first + self.memory_tokens:
+            raise ShapeError(
+                f"truncate({length}) would take back some of the {self.memory_tokens} memory tokens, which end at "
+                f"{first + self.memory_tokens}; truncate(0) takes back everything, and the next call begins with them"
+            )
         self._check_reach(length)
         if self.starts is not None:
             later = self.starts >= length

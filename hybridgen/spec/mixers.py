@@ -257,7 +257,8 @@ class AttentionSpec(Spec):
     selective: bool = False
     """Whether tokens hide earlier ones from the tokens after them (arXiv 2410.02703); costs no weights."""
     selection_head: NonNegativeInt = 0
-    """Query head whose scores say what is hidden, in a selective layer; it attends like the others."""
+    """Query head whose scores say what is hidden, in a selective layer that is not guided; it attends
+    like the others."""
     selection_from: Literal["self", "accumulate", "previous", "guide"] = "self"
     """Who chooses what a selective layer hides: itself (self), itself and all selective layers before it (accumulate),
     those before it, for the current token alone (previous), or as the nearest one before it did (guide)."""

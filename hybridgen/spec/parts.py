@@ -85,7 +85,8 @@ class ResidualAttnSpec(Spec):
     training: Literal["auto", "products", "table"] = "auto"
     """What training holds, under raw and mean: the queries and keys of all layers, whose products are computed again in
     each later layer (products), or all scores in one table, with another for their gradient (table); auto is the table
-    where both take up to 1 GiB, 8 * batch * heads * length^2 bytes. It changes time and memory, no result."""
+    where both take up to 1 GiB, 8 * batch * heads * length^2 bytes, in one chain through the stack. It changes time
+    and memory, no result."""
 
 
 NAME_PATTERN = r"^[A-Za-z0-9._-]+$"

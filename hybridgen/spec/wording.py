@@ -93,11 +93,13 @@ def _one(schema: Schema, value: object) -> str:
 
 def _bounds(schema: Schema, value: object) -> str:
     low, above = schema.get("minimum", schema.get("ge")), schema.get("exclusiveMinimum", schema.get("gt"))
-    high = schema.get("maximum", schema.get("le"))
+    high, below = schema.get("maximum", schema.get("le")), schema.get("exclusiveMaximum", schema.get("lt"))
     tiny = above is not None and low is not None and _is_number(value) and above < value < low
     text = f" above {above}" if above is not None and not tiny else f" of at least {low}" if low is not None else ""
     if high is not None and _is_number(value) and value > high:
         return f"{text} and at most {high}" if text else f" of at most {high}"
+    if below is not None:
+        return f"{text} and below {below}" if text else f" below {below}"
     return text
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import hybridgen as hg
-from tests.helpers.mixer_cases import make
+from tests.helpers.mixer_cases import D_MODEL, MIXER_CASES, make
 from tests.model.test_contract import tokens
 
 # Of each kind of state one or two: what follows from the token alone differs from case to case elsewhere.
@@ -213,8 +213,54 @@ def test_words():
         hg.ShapeError, match=r"take back 5 of the 20 tokens that were read; layer 0 remembers rollback = 4"
     ):
         state.truncate(15)
-    with pytest.raises(hg.ShapeError, match="rollback must be 0"):
+    with pytest.raises(hg.ShapeError, match="rollback must be a whole number"):
         model.init_state(1, 4, rollback=-1)
     state.is_busy = True
     with pytest.raises(hg.ShapeError, match="failed halfway"):
         state.truncate(17)
+
+
+@pytest.mark.parametrize("fields", [{"sink": True}, {"logit_softcap": 3.0}])
+def test_a_window_stays_as_wide_as_it_is(fields):
+    """The ring of a state with rollback holds more than the window."""
+    mixer = {"type": "attention", "num_heads": 4, "window": 6, **fields}
+    backbone = {"d_model": D_MODEL, "blocks": {"a": {"mixer": mixer}}, "pattern": "a*2"}
+    model = hg.build(hg.ModelSpec.model_validate({"backbone": backbone}), dtype="float64").eval()
+    x = tokens(40)
+    with torch.no_grad():
+        state = model.init_state(2, 40, rollback=4)
+        steps = torch.cat([model(x[:, t : t + 1], state=state) for t in range(40)], dim=1)
+        torch.testing.assert_close(steps, model(x))
+
+
+def test_memory_tokens_stay_or_go_together():
+    spec = {"input": {"type": "tokens", "vocab_size": 16, "memory_tokens": 4}, "head": {"type": "lm"}}
+    backbone = {"d_model": 16, "n_layer": 1, "attn_layer_idx": "all", "attn": {"num_heads": 2}}
+    model = hg.build(hg.ModelSpec.model_validate({**spec, "backbone": backbone}), dtype="float64").eval()
+    ids = torch.randint(16, (2, 10))
+    with torch.no_grad():
+        state = model.init_state(2, 10)
+        whole = model(ids, state=state)
+        with pytest.raises(hg.ShapeError, match="some of the 4 memory tokens"):
+            state.truncate(2)
+        state.truncate(state.length - 3)
+        torch.testing.assert_close(model(ids[:, 7:], state=state), whole[:, 7:])
+
+
+@pytest.mark.parametrize("wrong", [True, -1])
+def test_what_is_no_number_of_tokens_is_said(wrong):
+    model = make(next(iter(MIXER_CASES)))
+    with pytest.raises(hg.ShapeError, match="rollback must be a whole number"):
+        model.init_state(1, 8, rollback=wrong)
+    with pytest.raises(hg.ShapeError, match="truncate takes a length"):
+        model.init_state(1, 8).truncate(wrong)
+
+
+def test_what_needs_other_layers_cannot_be_read_one_by_one():
+    with pytest.raises(hg.UnsupportedError, match="selection_from: guide needs what other layers hand on"):
+        make("pruned-guided").init_state(1, 8, rollback=2)
+    mixer = {"type": "attention", "num_heads": 4, "selective": True, "dropout": 0.5}
+    backbone = {"d_model": D_MODEL, "blocks": {"a": {"mixer": mixer}}, "pattern": "a"}
+    model = hg.build(hg.ModelSpec.model_validate({"backbone": backbone})).train()
+    with pytest.raises(hg.UnsupportedError, match=r"model\.eval"):
+        model(tokens(4).float(), state=model.init_state(2, 8, rollback=2))

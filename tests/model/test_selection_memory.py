@@ -1,5 +1,7 @@
 """The loss on the keys that selective layers need, against its definition with whole tables."""
 
+import threading
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -132,3 +134,43 @@ def test_words():
         pass
     with pytest.raises(hg.UnsupportedError, match="carry: upstream"), hg.selection_memory():
         make("residual-upstream")(tokens(3, dtype=torch.float32))
+
+
+def small(**fields):
+    """A model of two selective layers."""
+    mixer = {"type": "attention", "num_heads": 2, "selective": True, **fields}
+    backbone = {"d_model": 16, "blocks": {"a": {"mixer": mixer}}, "pattern": "a*2"}
+    return hg.build(hg.ModelSpec.model_validate({"backbone": backbone}))
+
+
+def test_what_counts():
+    model, x = small(), torch.randn(2, 9, 16)
+    with hg.selection_memory() as memory:
+        model(x)
+    alone = memory.loss()
+    with hg.selection_memory() as memory:
+        model(x[:, :0])
+        model(x)
+        other = threading.Thread(target=model, args=(x[:, :3],))
+        other.start()
+        other.join()
+    assert torch.equal(memory.loss(), alone)
+    with hg.selection_memory() as memory:
+        model.backbone(x)
+    with pytest.raises(hg.HybridgenError, match="call the model itself"):
+        memory.loss()
+
+
+def test_a_first_layer_that_waits_for_choices_counts_for_nothing():
+    model, x = small(selection_from="previous"), torch.randn(2, 9, 16)
+    with hg.selection_memory() as memory:
+        model(x)
+    assert len(memory.per_layer()) == 1
+
+
+def test_layers_left_out_have_no_loss():
+    model, x = small(), torch.randn(2, 9, 16)
+    model.backbone.layer_dropout = 0.999999
+    with hg.selection_memory() as memory:
+        model.train()(x)
+    assert memory.loss() == 0

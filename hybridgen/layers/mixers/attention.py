@@ -252,7 +252,8 @@ class Attention(Mixer):
         """Attends where scores are more than products of queries and keys."""
         spec, source = self.spec, self.spec.selection_from
         # To one query, keys without distances are the same in any order.
-        is_set = q.shape[2] == 1 and span.starts is None and not (spec.selective or spec.alibi)
+        reaches_all = spec.window is None or keys.k.shape[2] <= spec.window
+        is_set = q.shape[2] == 1 and span.starts is None and reaches_all and not (spec.selective or spec.alibi)
         k, v = (keys.k, keys.v) if is_set else keys.in_order()
         starts = None
         if span.starts is not None:
@@ -268,9 +269,15 @@ class Attention(Mixer):
         head = spec.selection_head if chooses else None
         slopes, memory = self.slopes(q.device), active_memory()
         choice = Choice(self.scale, head, spec.protect_bos, spec.window, spec.logit_softcap, tuple(choosers), slopes)
-        if memory is not None and spec.selective:
+        # Where nothing chooses nothing is hidden, and no loss can change that.
+        if memory is not None and spec.selective and (chooses or choosers):
             memory.add(self, q, k, hidden=before, starts=starts, over_time=over_time, **choice._asdict())
         if chooses and state is not None and state.history:
+            if self.dropout():
+                raise UnsupportedError(
+                    "a state with rollback is for models in eval mode, this one would drop attention weights; call "
+                    "model.eval(), or make the state without rollback"
+                )
             y = select_and_remember(q, k, v, choice, state, starts, keys.first, self.sinks if spec.sink else None)
         else:
             limits = (spec.protect_bos, spec.window, spec.logit_softcap, spec.causal, over_time)

@@ -81,7 +81,8 @@ class ResidualAttention(Attention):
         else:
             before = form.scores if form.layers else None
             dropped, upstream = self.dropout(), self.residual.carry == "upstream"
-            if upstream or dropped or remembers:
+            # attend_with_table knows neither of them, nor the distances of ALiBi.
+            if upstream or dropped or remembers or spec.alibi:
                 found = attend_densely(q, k, v, hidden, extras, options, before, share, dropped)
                 y, hidden, G = found.y, found.hidden, found.G
                 handed_on = ScoreCarry(layers, found.logits if upstream else found.total)
@@ -121,9 +122,11 @@ class ResidualAttention(Attention):
             return ScoreCarry(0, scores=q.new_empty(0, dtype=wide))
         training = self.residual.training
         if training == "auto":
-            # A compiled graph cannot follow a table that layers change in turn.
+            # A table per short chain would be as much memory as x-transformers takes, and save few products. A compiled
+            # graph cannot follow a table that layers change in turn.
+            is_long = self.residual.every is None and self.residual.cross_block
             fits = 2 * math.prod(shape) * wide.itemsize <= TABLE_BYTES
-            training = "table" if fits and not torch.compiler.is_compiling() else "products"
+            training = "table" if is_long and fits and not torch.compiler.is_compiling() else "products"
         return ScoreCarry(0, table=ScoreTable(q.new_empty(shape, dtype=wide))) if training == "table" else ScoreCarry(0)
 
     def _remember(self, state: AttentionState, hidden: Tensor | None, G: Float[Tensor, "B T S"], offset: int) -> None:
