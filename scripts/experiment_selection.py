@@ -5,7 +5,7 @@ a: 7, b: 2, c: 1. Earlier assignments of the same variable are distractors, and 
 them there are (after the task of arXiv 2410.02703, section 3). Models that differ in nothing but selection train on the
 same sequences, and are tested on sequences as long as in training and on longer ones.
 
-    python scripts/experiment_selection.py                  # docs/experiments/selection.{json,svg}
+    pip install 'hybridgen[plot]' && python scripts/experiment_selection.py     # docs/experiments/selection.{json,svg}
 """
 
 import argparse
@@ -16,8 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import torch
 import torch.nn.functional as F
+from matplotlib import pyplot
 from torch import Tensor
 
 import hybridgen as hg
@@ -91,11 +93,9 @@ def train(variant: dict[str, Any], seed: int, steps: int, every: int) -> dict[st
 
 def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Draws accuracy over training, and over the length tested."""
-    import matplotlib as mpl  # drawing is the last step, and not every machine has it
 
     mpl.use("svg")
     mpl.rcParams["svg.fonttype"] = "none"
-    from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for number, (name, runs) in enumerate(found.items()):
@@ -128,8 +128,8 @@ def _band(axes: Any, x: Sequence[int], values: Sequence[Sequence[float]], name: 
 def main() -> None:
     """Trains all variants with all seeds, in turn, and writes what came out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1500, help="training steps per model")
-    parser.add_argument("--seeds", type=int, default=5, help="models per variant")
+    parser.add_argument("--steps", type=int, default=400, help="training steps per model")
+    parser.add_argument("--seeds", type=int, default=3, help="models per variant")
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/experiments"), help="folder of the results")
     options = parser.parse_args()
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
