@@ -92,26 +92,8 @@ def _wide(v: Tensor) -> torch.dtype:
     return torch.float64 if v.dtype == torch.float64 else torch.float32
 
 
-def _fake(
-    q: list[Tensor],
-    k: list[Tensor],
-    v: Tensor,
-    sinks: Tensor | None,
-    hidden: Tensor | None,
-    starts: Tensor | None,
-    slopes: Tensor | None,
-    until: Tensor | None,
-    chooser_q: list[Tensor],
-    chooser_k: list[Tensor],
-    scale: float,
-    selection_head: int | None,
-    protect_bos: bool,
-    window: int | None,
-    softcap: float | None,
-    causal: bool,
-    over_time: bool,
-    keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _fake(q: list[Tensor], k: list[Tensor], v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *_, chooser_q, _, _, selection_head, _, _, _, _, over_time, keep = rest
     (batch, H, T, _), (S, V), wide = q[0].shape, v.shape[2:], _wide(v)
     adds_up = over_time and (selection_head is not None or len(chooser_q) > 0)
     sums = v.new_empty((batch, H, T) if keep else (0,), dtype=wide)
@@ -129,19 +111,9 @@ def _backward_fake(
     until: Tensor | None,
     chooser_q: list[Tensor],
     chooser_k: list[Tensor],
-    scale: float,
-    selection_head: int | None,
-    protect_bos: bool,
-    window: int | None,
-    softcap: float | None,
-    causal: bool,
-    over_time: bool,
-    y: Tensor,
-    sums: Tensor,
-    kept: Tensor,
-    dy: Tensor,
-    dF: Tensor,
+    *rest: Any,
 ) -> list[Tensor]:
+    *_, y, sums, _, _, _ = rest
     likes = [one.new_empty(one.shape) for one in (*q, *k, *chooser_q, *chooser_k, v)]
     dsinks = sums.new_empty(0 if sinks is None else y.shape[1])
     return [*likes, dsinks, sums.new_empty(y.shape[0], v.shape[2] - y.shape[2])]

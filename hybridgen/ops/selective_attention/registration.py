@@ -37,27 +37,8 @@ def selective_attention_op(
 
 
 @selective_attention_op.register_fake
-def _(
-    q: list[Tensor],
-    k: list[Tensor],
-    v: Tensor,
-    sinks: Tensor | None,
-    hidden: Tensor | None,
-    starts: Tensor | None,
-    slopes: Tensor | None,
-    until: Tensor | None,
-    chooser_q: list[Tensor],
-    chooser_k: list[Tensor],
-    scale: float,
-    selection_head: int | None,
-    protect_bos: bool,
-    window: int | None,
-    softcap: float | None,
-    causal: bool,
-    over_time: bool,
-    keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    (batch, H, T, _), S = q[0].shape, v.shape[2]
+def _(q: list[Tensor], k: list[Tensor], v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    (batch, H, T, _), S, keep = q[0].shape, v.shape[2], rest[-1]
     wide = torch.float64 if v.dtype == torch.float64 else torch.float32
     y = q[0].new_empty(batch, H, T, v.shape[-1])
     sums = v.new_empty((batch, H, T) if keep else (0,), dtype=wide)
@@ -109,19 +90,9 @@ def _(
     until: Tensor | None,
     chooser_q: list[Tensor],
     chooser_k: list[Tensor],
-    scale: float,
-    selection_head: int | None,
-    protect_bos: bool,
-    window: int | None,
-    softcap: float | None,
-    causal: bool,
-    over_time: bool,
-    y: Tensor,
-    sums: Tensor,
-    kept: Tensor,
-    dy: Tensor,
-    dF: Tensor,
+    *rest: Any,
 ) -> list[Tensor]:
+    *_, y, sums, _, _, _ = rest
     dsinks = sums.new_empty(0 if sinks is None else y.shape[1])
     dhidden = sums.new_empty(y.shape[0], v.shape[2] - y.shape[2])
     likes = [torch.empty_like(one) for one in q] + [one.new_empty(one.shape) for one in k]
