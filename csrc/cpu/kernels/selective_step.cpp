@@ -172,16 +172,22 @@ static inline void add_values(Compute<T>* sums, const Compute<T>* weights, const
 
 template <typename T>
 static inline void attend_span(
-    Compute<T>* part, Compute<T>* scores, const Compute<T>* hidden, const SelectInputs& in, int64_t head,
-    const Span& span) {
+    Compute<T>* part, Compute<T>* scores, const Compute<T>* hidden, const LaneNumber<Compute<T>>* seen,
+    const SelectInputs& in, int64_t head, const Span& span) {
   using Scalar = Compute<T>;
-  const Scalar lowest = static_cast<Scalar>(-__builtin_inf());
-  Scalar highest = part[0];
-  for (int i = 0; i < kKeys; ++i) {
-    const bool seen = i < span.count && sees(in, span, span.first + i);
-    scores[i] = seen ? scores[i] - hidden[i] : lowest;
+  const Vec<Scalar> lowest = splat<Scalar>(static_cast<Scalar>(-__builtin_inf()));
+  Vec<Scalar> greatest = lowest;
+  for (int i = 0; i < kKeys; i += kLanes<Scalar>) {
+    Lane<Scalar> is_seen;
+    __builtin_memcpy(&is_seen, seen + i, sizeof is_seen);
+    const Vec<Scalar> score = is_seen ? load(scores + i) - load(hidden + i) : lowest;
+    store(scores + i, score);
     // A NaN stays one whatever the maximum is.
-    if (scores[i] > highest) highest = scores[i];
+    greatest = score > greatest ? score : greatest;
+  }
+  Scalar highest = part[0];
+  for (int lane = 0; lane < kLanes<Scalar>; ++lane) {
+    if (greatest[lane] > highest) highest = greatest[lane];
   }
   const Scalar offset = join(part, highest, in.v.width);
   Vec<Scalar> total{};
@@ -237,6 +243,8 @@ void step(const SelectStep& args, int64_t worker, int64_t job) {
     if (key + span.count <= low && !in.table) continue;
     if (in.chooses()) hide_span<T>(room, in, span);
     alignas(64) Scalar off[kKeys] = {};
+    alignas(64) LaneNumber<Scalar> seen[kKeys];
+    for (int i = 0; i < kKeys; ++i) seen[i] = i < span.count && sees(in, span, key + i) ? -1 : 0;
     for (int i = 0; i < span.count && in.chooses(); ++i) {
       off[i] = in.over_time ? after[i] : room.hides[i];
       if (in.over_time) after[i] += room.hides[i];
@@ -244,7 +252,7 @@ void step(const SelectStep& args, int64_t worker, int64_t job) {
     for (int64_t head = 0; head < in.H; ++head) {
       Scalar* scores = head == in.selection_head ? room.chosen : room.scores;
       if (head != in.selection_head) score_span<T>(scores, room, in, head, span);
-      attend_span<T>(parts + head * width, scores, off, in, head, span);
+      attend_span<T>(parts + head * width, scores, off, seen, in, head, span);
     }
   }
 }
