@@ -43,7 +43,8 @@ check-sizes: setup
 	$(BIN)/python scripts/check_file_sizes.py
 
 test: setup ## Run the tests; needs no GPU and no network
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/ops
+	$(BIN)/python -m pytest tests/ops
 
 test-isa: setup ## Run the tests of the native operators with the kernels for AVX2 and for any x86 (2 minutes)
 	@for isa in avx2 baseline; do \
