@@ -5,7 +5,7 @@ a: 7, b: 2, c: 1. Earlier assignments of the same variable are distractors, and 
 them there are (after the task of arXiv 2410.02703, section 3). Models that differ in nothing but selection train on the
 same sequences, and are tested on sequences as long as in training and on longer ones.
 
-    pip install 'hybridgen[plot]' && python scripts/experiment_selection.py     # docs/experiments/selection.{json,svg}
+    pip install -e '.[plot]' && python scripts/experiment_selection.py    # writes docs/experiments/selection.{json,svg}
 """
 
 import argparse

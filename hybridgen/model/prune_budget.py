@@ -1,7 +1,7 @@
 """Budgets of keys per layer, by greedy search on text: the memory of selective layers against what it costs in loss."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -114,12 +114,11 @@ class BudgetSearch:
         self._mixers = cast(dict[int, PrunedAttention], mixers)
         self._weights = {index: mixer.kv_heads * mixer.head_dim for index, mixer in self._mixers.items()}
 
-    def run(self, target: float, on_point: Callable[[Budgets], None] | None = None) -> list[Budgets]:
+    def run(self, target: float) -> list[Budgets]:
         """Returns the curve from the model as it is to a share of the memory of at most `target`.
 
         Args:
             target: Share of the keys, above 0 and at most 1.
-            on_point: Called with each point as it is found.
 
         Raises:
             HybridgenError: If two keys per layer are more than the target.
@@ -130,12 +129,7 @@ class BudgetSearch:
                 f"the target share of the memory must lie between 2 keys of {self.length}, {least:.4g}, and 1; given "
                 f"{target}"
             )
-        curve = []
-        for point in self._points(target):
-            curve.append(point)
-            if on_point is not None:
-                on_point(point)
-        return curve
+        return list(self._points(target))
 
     def _points(self, target: float) -> Iterator[Budgets]:
         point = self.measured(self.first)

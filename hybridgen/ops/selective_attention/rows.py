@@ -23,7 +23,6 @@ def hidden_by(
     window: int | None = None,
     softcap: float | None = None,
     slopes: Float[Tensor, " H"] | None = None,
-    until: Int[Tensor, "B S"] | None = None,
     choosers: Sequence[tuple[Float[Tensor, "B T _"], Float[Tensor, "B S _"]]] = (),
 ) -> Float[Tensor, "B T S"]:
     """What each query takes off the scores of later ones: G, of which F is the sum; see `selective_attention`.
@@ -32,7 +31,7 @@ def hidden_by(
     """
     queries, keys = _selector(q, k, selection_head or 0)
     T, S = queries[0].shape[2], keys[0].shape[2]
-    extras, options = _arguments(scale, selection_head, protect_bos, starts, window, softcap, slopes, until, choosers)
+    extras, options = _arguments(scale, selection_head, protect_bos, starts, window, softcap, slopes, None, choosers)
     whole = Block(0, T, 0, S, S - T)
     G = hiding(block_scores(queries, keys, extras, whole, options), extras, whole, options)
     assert G is not None, "called for what selects only"

@@ -71,22 +71,8 @@ def triton_op(
 
 
 @triton_op.register_fake
-def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    sinks: Tensor | None,
-    hidden: Tensor | None,
-    starts: Tensor | None,
-    slopes: Tensor | None,
-    scale: float,
-    selection_head: int | None,
-    protect_bos: bool,
-    window: int | None,
-    softcap: float | None,
-    keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    (batch, H, T, P), (S, V) = q.shape, v.shape[2:]
+def _(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    (batch, H, T, P), (S, V), keep = q.shape, v.shape[2:], rest[-1]
     sums = v.new_empty((batch, H, T) if keep else (0,), dtype=torch.float32)
     carries = sums.new_empty((blocks_of(T, q.dtype, P, V), batch, S) if keep else (0,))
     return q.new_empty(batch, H, T, V), sums.new_empty(batch, S), sums, carries
@@ -120,23 +106,9 @@ def triton_backward_op(
 
 @triton_backward_op.register_fake
 def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    sinks: Tensor | None,
-    starts: Tensor | None,
-    slopes: Tensor | None,
-    scale: float,
-    selection_head: int | None,
-    protect_bos: bool,
-    window: int | None,
-    softcap: float | None,
-    y: Tensor,
-    sums: Tensor,
-    carries: Tensor,
-    dy: Tensor,
-    dF: Tensor,
+    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    sums = rest[-4]
     dsinks = sums.new_empty(0 if sinks is None else q.shape[1])
     dhidden = sums.new_empty(q.shape[0], k.shape[2] - q.shape[2])
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), dsinks, dhidden
