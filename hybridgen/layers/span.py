@@ -1,12 +1,27 @@
 """Where the tokens of one call stand: which came before them, and where their sequences begin."""
 
 from collections.abc import Hashable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from hybridgen.layers.rotary import rotary_table
+
+
+class Grid(NamedTuple):
+    """How the tokens of a sequence lie in an image.
+
+    Attributes:
+        rows: Rows of patches; they follow each other in the sequence.
+        columns: Patches in a row.
+        class_places: Indices in the sequence of the tokens that are no patches, ascending.
+    """
+
+    rows: int
+    columns: int
+    class_places: tuple[int, ...] = ()
 
 
 class Span:
@@ -21,6 +36,7 @@ class Span:
         length: Number of tokens T in this call.
         starts: (B, T) slot of the first token of each token's sequence, or None when all sequences begin at slot 0.
         begins: Whether a sequence may begin inside this call; false when all its tokens continue what came before.
+        grid: How the tokens lie in an image; None if they are of none.
     """
 
     def __init__(
@@ -30,12 +46,14 @@ class Span:
         device: torch.device,
         starts: Int[Tensor, "B T"] | None = None,
         begins: bool = True,
+        grid: Grid | None = None,
     ) -> None:
         self.offset = offset
         self.length = length
         self.device = device
         self.starts = starts
         self.begins = begins and starts is not None
+        self.grid = grid
         self._shared: dict[Hashable, tuple[Tensor, Tensor]] = {}
 
     def part(self, begin: int, end: int) -> "Span":

@@ -1,6 +1,7 @@
 """Documents: what a user writes, how it is checked, and the resolved form that everything else reads."""
 
 from hybridgen.spec.activations import ACTIVATION_NAMES as ACTIVATION_NAMES
+from hybridgen.spec.ends import ClassifierHeadSpec as ClassifierHeadSpec
 from hybridgen.spec.ends import CodebooksHeadSpec as CodebooksHeadSpec
 from hybridgen.spec.ends import CodebooksInputSpec as CodebooksInputSpec
 from hybridgen.spec.ends import HeadSpec as HeadSpec
@@ -8,6 +9,7 @@ from hybridgen.spec.ends import HiddenInputSpec as HiddenInputSpec
 from hybridgen.spec.ends import InputSpec as InputSpec
 from hybridgen.spec.ends import LmHeadSpec as LmHeadSpec
 from hybridgen.spec.ends import NoHeadSpec as NoHeadSpec
+from hybridgen.spec.ends import PatchesInputSpec as PatchesInputSpec
 from hybridgen.spec.ends import TokensInputSpec as TokensInputSpec
 from hybridgen.spec.load import load_spec as load_spec
 from hybridgen.spec.mixers import AttentionSpec as AttentionSpec

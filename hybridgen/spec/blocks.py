@@ -27,11 +27,13 @@ class LayerChecker:
     Attributes:
         d_model: Width of the stack; None if it is at fault.
         report: Takes the faults.
+        attends_causally: Whether attention that does not say it is causal.
         mixers: What was checked so far, with the mixers' fields.
     """
 
     d_model: int | None
     report: Report
+    attends_causally: bool = True
     mixers: dict[int, tuple[Checked[Any], Node]] = field(default_factory=dict)
     mlps: dict[int, Checked[Any]] = field(default_factory=dict)
 
@@ -86,11 +88,14 @@ class LayerChecker:
             check_loosely(node, MIXERS, "mixer", self.report)
             self.mixers[id(node)] = (Checked(None), node)
             return
+        key = id(node)
+        if kind == "attention" and not self.attends_causally and "causal" not in node.value:
+            node = Node({**node.value, "causal": Node(False, node.place_of(("causal",)))}, node.path)
         part = Part(node, f"mixer type '{kind}'", ("mixer", MIXERS), needed_by)
         found: Checked[Any] = check(MIXERS[kind], part, self.report)
         if rules:
             check_mixer_rules(found, node, self.d_model, self.report)
-        self.mixers[id(node)] = (found, node)
+        self.mixers[key] = (found, node)
 
     def check_mlp(self, node: Node, needed_by: str | None) -> None:
         """Checks the fields of an MLP."""

@@ -203,8 +203,8 @@ class BackboneDocument(BackboneScalars, Grammar):
 SHORT_FORM = ("attn_layer_idx", "ssm", "attn", "mlp", "d_intermediate", "attn_mlp_d_intermediate")
 LONG_FORM = ("blocks", "pattern")
 BACKBONE_SCALARS = (
-    "d_model", "n_layer", "norm_placement", "residual_in_fp32", "value_residual", "layer_dropout", "d_intermediate",
-    "attn_mlp_d_intermediate",
+    "d_model", "n_layer", "norm_placement", "residual_in_fp32", "value_residual", "bidirectional",
+    "bidirectional_merge", "drop_path", "layer_dropout", "d_intermediate", "attn_mlp_d_intermediate",
 )  # fmt: skip
 
 

@@ -113,6 +113,15 @@ class StackSettings(Spec):
     value_residual: ValueResidual = "none"
     """Whether attention layers behind the first mix its values into their own: by a gate per token and key-value head
     (learned), or one half of each (half). Source: arXiv 2410.17897 (ResFormer)."""
+    bidirectional: Literal["none", "layers"] = "none"
+    """Whether layers work in pairs, both on the same stream, the second from the last token to the first, whose outputs
+    and streams are added up (layers; Vim's if_bidirectional). A mixer's own `bidirectional` is another thing."""
+    bidirectional_merge: Literal["sum", "mean"] = "sum"
+    """What a pair of layers hands on, with bidirectional: layers: the sum of both, as Vim does, by which the residual
+    stream doubles with each pair, or its half (mean)."""
+    drop_path: Share = 0.0
+    """How often training drops a row's branch in the last layer (stochastic depth): 0 in the first, rising linearly;
+    what is kept is divided by the share that is kept. Source: arXiv 1603.09382."""
     layer_dropout: Share = 0.0
     """How often training leaves out a branch (a mixer or an MLP), anew in each call without a state."""
     init: InitSpec = InitSpec()

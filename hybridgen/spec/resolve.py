@@ -17,6 +17,7 @@ from hybridgen.errors import SpecError
 from hybridgen.spec.base import Spec
 from hybridgen.spec.blocks import LayerChecker, name_blocks
 from hybridgen.spec.document import BACKBONE_SCALARS, HEADS, INPUTS, BackboneScalars, ModelDocument, NamedDocument
+from hybridgen.spec.ends import PatchesInputSpec
 from hybridgen.spec.fields import Checked, Part, check, check_loosely, choose
 from hybridgen.spec.foreign import refuse_foreign, zonos_keys
 from hybridgen.spec.layer_changes import Overrides
@@ -28,6 +29,7 @@ from hybridgen.spec.rules import check_carry, check_causality, check_chain, chec
 from hybridgen.spec.stack import read_stack
 from hybridgen.spec.sugar import is_flat, respell_backbone, respell_end, unflatten
 from hybridgen.spec.tree import BROKEN, Node, grow, mapping_of
+from hybridgen.spec.vision_rules import check_pairs, check_patches, check_pool, check_scan
 from hybridgen.spec.vocabulary import unknown_key
 
 _BROKEN: Checked[Any] = Checked(None)
@@ -69,10 +71,11 @@ def _resolve_root(root: Node, report: Report) -> dict[str, Any] | None:
         unknown_key(report, children[key].path, "a document", ModelDocument.model_fields, children)
     named = Node({key: children[key] for key in ("name",) if key in children}, root.path)
     name = check(NamedDocument, Part(named, "a document"), report)
-    source, _ = _check_end("input", INPUTS, children, "hidden", report)
+    source, source_node = _check_end("input", INPUTS, children, "hidden", report)
     head, head_node = _check_end("head", HEADS, children, "none", report)
     check_ends(source, head, head_node, report)
-    backbone = _resolve_backbone(root, head, report)
+    check_pool(source, head, head_node, report)
+    backbone = _resolve_backbone(root, (source, source_node), head, report)
     if report or backbone is None:
         return None
     return {
@@ -97,7 +100,9 @@ def _check_end(
     return check(spec, Part(node, f"{family} type '{kind}'", (family, classes)), report), node
 
 
-def _resolve_backbone(root: Node, head: Checked[Any], report: Report) -> dict[str, Any] | None:
+def _resolve_backbone(
+    root: Node, reads: tuple[Checked[Any], Node], head: Checked[Any], report: Report
+) -> dict[str, Any] | None:
     backbone = root.get("backbone")
     if backbone is None:
         suggestion = "add backbone: {d_model: ..., n_layer: ...}"
@@ -120,12 +125,18 @@ def _resolve_backbone(root: Node, head: Checked[Any], report: Report) -> dict[st
     if "overrides" in fields:
         overrides.apply(fields["overrides"])
     d_model = None if settings.spec is None or "d_model" in settings.faulty else settings.spec.d_model
-    checker = LayerChecker(d_model, report)
+    source, source_node = reads
+    check_patches(source, source_node, d_model, report)
+    checker = LayerChecker(d_model, report, attends_causally=not isinstance(source.spec, PatchesInputSpec))
     checker.check_layers(overrides.layers or ())
     for mixer, node in list(checker.mixers.values()):
         check_causality(mixer, node, head, report)
+        check_scan(mixer, node, source, head, report)
     mixers = [checker.mixers[id(layer.mixer)] for layer in overrides.layers or () if layer.mixer is not None]
     _check_carries(residual_attn, mixers, fields, d_model, report)
+    if settings.spec is not None and not {"bidirectional", "bidirectional_merge", "norm_placement"} & settings.faulty:
+        count = None if overrides.layers is None else len(overrides.layers)
+        check_pairs(settings.spec, fields, count, head, [mixer for mixer, _ in mixers], report)
     checker.check_rest(stack, [*stack.unused, *overrides.changes])
     if report or settings.spec is None or overrides.layers is None:
         return None
@@ -138,6 +149,9 @@ def _resolve_backbone(root: Node, head: Checked[Any], report: Report) -> dict[st
         "residual_in_fp32": settings.spec.residual_in_fp32,
         "residual_attn": None if residual_attn is None else _dump(residual_attn.spec),
         "value_residual": settings.spec.value_residual,
+        "bidirectional": settings.spec.bidirectional,
+        "bidirectional_merge": settings.spec.bidirectional_merge,
+        "drop_path": settings.spec.drop_path,
         "layer_dropout": settings.spec.layer_dropout,
         "init": _dump(init.spec),
         "n_layer": len(names),
