@@ -7,6 +7,8 @@ import torch
 from hybridgen.errors import HybridgenError
 from hybridgen.model.init import materialise
 from hybridgen.model.model import HybridModel
+from hybridgen.model.vision import VisionModel
+from hybridgen.spec.ends import PatchesInputSpec
 from hybridgen.spec.model import ModelSpec
 
 DTYPES = {
@@ -87,7 +89,7 @@ def build(
     place, kind = parse_device(device), parse_dtype(dtype)
     try:
         with torch.device("meta"):
-            model = HybridModel(spec)
+            model = VisionModel(spec) if isinstance(spec.input, PatchesInputSpec) else HybridModel(spec)
     except RuntimeError as error:
         if "overflowed" not in str(error):
             raise

@@ -67,10 +67,11 @@ def _parse_prompt(text: str, spec: "ModelSpec") -> list[int] | list[list[int]]:
     Raises:
         UnsupportedError: If the model reads no ids, or the prompt does not fit what it reads.
     """
-    if spec.input.type == "hidden":
+    if spec.input.type not in ("tokens", "codebooks"):
         raise UnsupportedError(
-            "generate needs a model that reads token ids or codes; this one has input: {type: hidden}"
+            f"generate needs a model that reads token ids or codes; this one has input: {{type: {spec.input.type}}}"
         )
+    assert spec.input.type in ("tokens", "codebooks")
     width = spec.input.n_codebooks if spec.input.type == "codebooks" else 1
     try:
         tokens = [[int(code) for code in word.split(",")] for word in text.split()]

@@ -5,7 +5,8 @@ from typing import Any
 
 from hybridgen.errors import SpecError, UnsupportedError
 from hybridgen.interop.upstream_fields import join, read_mapping, read_section, wrong_fault
-from hybridgen.spec.mixers import AttentionSpec, Mamba1Spec, Mamba2Spec
+from hybridgen.spec.mamba import Mamba1Spec, Mamba2Spec
+from hybridgen.spec.mixers import AttentionSpec
 
 Mixer = Mamba1Spec | Mamba2Spec | AttentionSpec
 

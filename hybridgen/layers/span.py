@@ -61,6 +61,19 @@ class Span:
         starts = None if self.starts is None else self.starts[:, begin:end]
         return Span(self.offset + begin, end - begin, self.device, starts, self.begins)
 
+    def reversed(self) -> "Span":
+        """Returns the span of the same tokens from the last to the first; each sequence begins where it ended."""
+        starts, grid, end = self.starts, self.grid, self.offset + self.length
+        if starts is not None:
+            first = torch.where(starts == self.slots(), self.slots(), end)
+            behind = torch.nn.functional.pad(first[:, 1:], (0, 1), value=end)
+            last = behind.flip(1).cummin(dim=1).values - 1
+            starts = self.offset + end - 1 - last
+        if grid is not None:
+            places = tuple(self.length - 1 - place for place in reversed(grid.class_places))
+            grid = grid._replace(class_places=places)
+        return Span(self.offset, self.length, self.device, starts, self.begins, grid)
+
     def slots(self) -> Int[Tensor, " T"]:
         """Returns the slots of this call's tokens."""
         return torch.arange(self.offset, self.offset + self.length, device=self.device)

@@ -1,6 +1,6 @@
 """The stack of layers between the embeddings and the head."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import cast
 
 import torch
@@ -10,12 +10,15 @@ from torch.nn import functional
 
 from hybridgen.errors import UnsupportedError
 from hybridgen.layers.carry import Carry
+from hybridgen.layers.drop_path import drop_path, drop_path_rates
 from hybridgen.layers.linear import BranchOutput, Embedding
 from hybridgen.layers.mixers.base import MixerState
 from hybridgen.layers.norms import Norm
+from hybridgen.layers.rotary_grid import grid_table, turned
 from hybridgen.layers.span import Span
 from hybridgen.model.block import Block
-from hybridgen.spec.ends import TokensInputSpec
+from hybridgen.ops.add_norm.plain import added
+from hybridgen.spec.ends import PatchesInputSpec, TokensInputSpec
 from hybridgen.spec.mixers import AttentionSpec
 from hybridgen.spec.model import ModelSpec
 
@@ -51,8 +54,16 @@ class Backbone(nn.Module):
         count = len(stack.layers)
         kinds = [isinstance(layer.mixer, AttentionSpec) for layer in stack.layers]
         first = kinds.index(True) if any(kinds) else None
+        self.in_pairs = stack.bidirectional == "layers"
+        self.halves_pairs = stack.bidirectional_merge == "mean"
+        rates = drop_path_rates(stack.drop_path, count)
+        self.last_drop_rate = stack.drop_path
+        self.rotary, self.rotary_unit = "none", 0
+        if isinstance(spec.input, PatchesInputSpec):
+            self.rotary, self.rotary_unit = spec.input.rotary, spec.input.rotary_grid
         self.layers = nn.ModuleList(
-            Block(layer, stack, index == first, index == count - 1) for index, layer in enumerate(stack.layers)
+            Block(layer, stack, index == first, index == count - 1, (before, rates[index]))
+            for index, (layer, before) in enumerate(zip(stack.layers, [0.0, *rates], strict=False))
         )
         has_bias = True if stack.norm.final_bias else None
         self.norm_f = Norm(stack.norm, stack.d_model, bias=has_bias)
@@ -86,19 +97,98 @@ class Backbone(nn.Module):
         if in_pieces and x.shape[1] > _PIECE and not (self.training and self.layer_dropout):
             return self._by_pieces(x, state, span)
         branch = self.embed(x) if self.embedding is not None and not x.is_floating_point() else x
+        skips = self._skips(state)
+        branch, residual, _ = self._run(branch, state, span, skips)
+        return self._end(branch, residual, skips)
+
+    def forward_layers(
+        self, x: Float[Tensor, "B T D"], span: Span, layers: Sequence[int]
+    ) -> tuple[Float[Tensor, "B T D"], list[Float[Tensor, "B T D"]]]:
+        """Runs the stack without a state, and also returns the residual stream behind some layers.
+
+        Args:
+            x: Hidden states.
+            span: Where the tokens stand.
+            layers: Indices of the layers; with layers in pairs, those of the second of a pair.
+        Returns:
+            What `forward` returns, and the stream behind each of these layers, in their order, before the last norm.
+        """
+        skips = self._skips(None)
+        branch, residual, found = self._run(x, None, span, skips, set(layers))
+        return self._end(branch, residual, skips), [found[index] for index in layers]
+
+    def _end(self, branch: Tensor, residual: Tensor | None, skips: list[list[bool]]) -> Tensor:
+        if self.norms_sum and skips[-1][self.ends_with_mlp]:
+            return branch  # norm_f is the norm behind the branch that was left out
+        if residual is not None:
+            branch = drop_path(branch, self.last_drop_rate, self.training)
+        normed: Tensor = self.norm_f(branch, residual)
+        return normed
+
+    def _run(
+        self,
+        branch: Float[Tensor, "B T D"],
+        state: Sequence[MixerState | None] | None,
+        span: Span,
+        skips: list[list[bool]],
+        wanted: Collection[int] = (),
+    ) -> tuple[Tensor, Tensor | None, dict[int, Tensor]]:
+        """Runs the layers; returns the last branch, the stream without it, and the streams behind the wanted layers."""
         residual: Tensor | None = None
         stream = branch.dtype
         if self.residual_in_fp32 and stream != torch.float64:
             stream = torch.float32
         carry = Carry() if self.hands_on else None
-        skips = self._skips(state)
+        backwards = span.reversed() if self.in_pairs else span
+        table = self._rotary_table(span, branch.dtype)
+        found: dict[int, Tensor] = {}
+        given = (branch, residual)
         for index, layer in enumerate(self.layers):
+            is_second = self.in_pairs and index % 2 == 1
+            if table is not None and not is_second:
+                branch = turned(branch, table)
+                residual = turned(residual, table) if self.rotary == "residual" and residual is not None else residual
             memory = None if state is None else state[index]
-            branch, residual, carry = layer(branch, residual, stream, memory, span, carry, skips[index])
-        if self.norms_sum and skips[-1][self.ends_with_mlp]:
-            return branch  # norm_f is the norm behind the branch that was left out
-        normed: Tensor = self.norm_f(branch, residual)
-        return normed
+            if is_second:
+                branch, residual = self._second(layer, given, (branch, residual), stream, backwards, skips[index])
+            else:
+                given = (branch, residual)
+                branch, residual, carry = layer(branch, residual, stream, memory, span, carry, skips[index])
+            if index in wanted:
+                found[index] = added(branch, residual).to(branch.dtype)
+        return branch, residual, found
+
+    def _second(
+        self,
+        layer: nn.Module,
+        given: tuple[Tensor, Tensor | None],
+        first: tuple[Tensor, Tensor | None],
+        stream: torch.dtype,
+        backwards: Span,
+        skips: list[bool],
+    ) -> tuple[Tensor, Tensor | None]:
+        """Runs the second layer of a pair on the reversed sequence, and adds up what both hand on.
+
+        Args:
+            layer: It.
+            given: Branch and stream that the pair was given.
+            first: What the first layer hands on.
+            stream: Dtype of the stream.
+            backwards: Where the reversed tokens stand.
+            skips: Whether to leave out its mixer, and its MLP.
+        """
+        branch, residual = (None if part is None else part.flip(1) for part in given)
+        branch, residual, _ = layer(branch, residual, stream, None, backwards, None, skips)
+        share = 0.5 if self.halves_pairs else 1.0
+        assert residual is not None, "every layer of a pair hands on a stream"
+        assert first[1] is not None, "every layer of a pair hands on a stream"
+        return (first[0] + branch.flip(1)) * share, (first[1] + residual.flip(1)) * share
+
+    def _rotary_table(self, span: Span, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+        if self.rotary == "none" or span.grid is None:
+            return None
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        return grid_table(span.grid, self.d_model, self.rotary_unit, wide, span.device)
 
     def _skips(self, state: Sequence[MixerState | None] | None) -> list[list[bool]]:
         """Draws which mixers and MLPs to leave out; none where a state would then lack what they remember."""
@@ -125,6 +215,11 @@ class Backbone(nn.Module):
         self, batch_size: int, max_seqlen: int, dtype: torch.dtype, rollback: int = 0
     ) -> list[MixerState | None]:
         """Makes an empty state of each layer's mixer, on the weights' device; see `HybridModel.init_state`."""
+        if self.in_pairs:
+            raise UnsupportedError(
+                "layers in pairs (bidirectional: layers) have no decoding state: every second layer reads backwards; "
+                "call the model on whole sequences, without a state"
+            )
         device = self.norm_f.weight.device
         states = [
             None if block.mixer is None else block.mixer.init_state(batch_size, max_seqlen, dtype, device)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from hybridgen.errors import UnsupportedError
 from hybridgen.layers.carry import Carry
+from hybridgen.layers.drop_path import drop_path
 from hybridgen.layers.mixers import make_mixer
 from hybridgen.layers.mixers.attention import Attention
 from hybridgen.layers.mixers.base import MixerState, run_and_remember
@@ -27,8 +28,25 @@ class Block(nn.Module):
     norm in float32 before it is rounded to the stream's dtype.
     """
 
-    def __init__(self, spec: LayerSpec, backbone: BackboneSpec, is_first_attention: bool, is_last: bool) -> None:
+    def __init__(
+        self,
+        spec: LayerSpec,
+        backbone: BackboneSpec,
+        is_first_attention: bool,
+        is_last: bool,
+        drop_rates: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
+        """Makes the layer.
+
+        Args:
+            spec: What it holds.
+            backbone: Settings of the stack.
+            is_first_attention: Whether its mixer is the first attention of the stack.
+            is_last: Whether it is the last layer.
+            drop_rates: How often training drops the branch handed to it, and its own ones (drop_path).
+        """
         super().__init__()
+        self.drop_rates = drop_rates
         placement, d_model = backbone.norm_placement, backbone.d_model
         self.norms_sum = placement == "residual"
         self.mixer = None if spec.mixer is None else make_mixer(spec.mixer, backbone, is_first_attention)
@@ -68,12 +86,14 @@ class Block(nn.Module):
         Returns:
             The new last branch, the stream without it, and the carry for the layers behind.
         """
+        rate, own_rate = self.drop_rates
         if self.mixer is not None and not skips[0]:
-            x, residual = _enter(self.norm, branch, residual, residual_dtype)
+            x, residual = self._enter(self.norm, branch, residual, residual_dtype, rate)
+            rate = own_rate
             mixed, carry = self._mix(x, state, span, carry)
             branch, residual = self._leave(self.post_norm, mixed, residual)
         if self.mlp is not None and not skips[1]:
-            x, residual = _enter(self.norm2, branch, residual, residual_dtype)
+            x, residual = self._enter(self.norm2, branch, residual, residual_dtype, rate)
             branch, residual = self._leave(self.post_norm2, self.mlp(x), residual)
         return branch, residual, carry
 
@@ -111,14 +131,22 @@ class Block(nn.Module):
     def _leave(self, norm: Norm | None, branch: Tensor, residual: Tensor) -> tuple[Tensor, Tensor | None]:
         if norm is None:
             return branch, residual
-        return (norm(branch, residual), None) if self.norms_sum else (norm(branch), residual)
+        if self.norms_sum:
+            return norm(drop_path(branch, self.drop_rates[1], self.training), residual), None
+        return norm(branch), residual
 
-
-def _enter(
-    norm: Norm | None, branch: Tensor, residual: Tensor | None, residual_dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    if norm is not None:
+    def _enter(
+        self,
+        norm: Norm | None,
+        branch: Tensor,
+        residual: Tensor | None,
+        residual_dtype: torch.dtype,
+        drop_rate: float,
+    ) -> tuple[Tensor, Tensor]:
+        # Without a stream yet, or with placement `residual`, the branch is the stream itself.
+        branch = branch if residual is None else drop_path(branch, drop_rate, self.training)
+        if norm is None:
+            total = added(branch, residual)
+            return total.to(branch.dtype), total.to(residual_dtype)
         both: tuple[Tensor, Tensor] = norm(branch, residual, residual_dtype)
         return both
-    total = added(branch, residual)
-    return total.to(branch.dtype), total.to(residual_dtype)

@@ -41,13 +41,12 @@ def materialise(
     dtypes = model.parameter_dtypes(dtype)
     aliases = model.tied_weights()
     owned = [
-        (module, prefix, name)
+        (module, f"{prefix}.{name}" if prefix else name, name)
         for prefix, module in model.named_modules()
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
         if f"{prefix}.{name}" not in aliases
     ]
-    for done, (module, prefix, name) in enumerate(owned, start=1):
-        full_name = f"{prefix}.{name}"
+    for done, (module, full_name, name) in enumerate(owned, start=1):
         assert isinstance(module, Initialised), f"{type(module).__name__} owns {name} and has no initial_value"
         value = module.initial_value(name, parameter_generator(seed, full_name))
         setattr(module, name, nn.Parameter(value.to(device=device, dtype=dtypes[full_name])))

@@ -8,13 +8,14 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hybridgen.errors import ShapeError
+from hybridgen.errors import ShapeError, UnsupportedError
 from hybridgen.layers.linear import Embedding, Linear
 from hybridgen.layers.selection_memory import active_memory
 from hybridgen.model.backbone import Backbone
+from hybridgen.model.classifier import Classifier, classify
 from hybridgen.model.memory_tokens import Remembering, with_memory
 from hybridgen.model.state import DecodingState, check_mask, plan_step
-from hybridgen.spec.ends import CodebooksHeadSpec, CodebooksInputSpec, LmHeadSpec, TokensInputSpec
+from hybridgen.spec.ends import ClassifierHeadSpec, CodebooksHeadSpec, CodebooksInputSpec, LmHeadSpec, TokensInputSpec
 from hybridgen.spec.model import ModelSpec
 
 
@@ -27,6 +28,7 @@ class HybridModel(nn.Module):
         backbone: The stack; see `Backbone`.
         embeddings: One table per codebook, if the model reads codes.
         lm_head: The head of a language model.
+        head: The classifier of a model that classifies.
         heads: One head per codebook, if the model predicts codes.
     """
 
@@ -48,6 +50,9 @@ class HybridModel(nn.Module):
             self.tie_weights()
             # Loading with assign=True puts a parameter of its own under each name.
             self.register_load_state_dict_post_hook(_tie_after_loading)
+        self.head: Classifier | None = None
+        if isinstance(spec.head, ClassifierHeadSpec) and spec.head.num_classes:
+            self.head = Classifier(d_model, spec.head.num_classes, bias=spec.head.bias)
         if isinstance(spec.head, CodebooksHeadSpec):
             codes = cast(CodebooksInputSpec, spec.input)
             vocab_size = spec.head.vocab_size or codes.vocab_size
@@ -84,7 +89,10 @@ class HybridModel(nn.Module):
             raise ShapeError("the state was made by a model of another backbone; make one with this model's init_state")
         if num_last_tokens < 0:
             raise ShapeError(f"num_last_tokens must be 0 (all) or more; given {num_last_tokens}")
-        remembering = None
+        if isinstance(self.spec.head, ClassifierHeadSpec):
+            self._check_whole(state, seq_idx, num_last_tokens)
+        remembering, given_mask = None, None if mask is None else check_mask(mask)
+        mask = given_mask
         if self.memory_tokens and x.shape[1] and not (state is not None and state.length):
             remembering = self._with_memory(x, state, mask, seq_idx)
             x, mask = remembering.x, remembering.mask
@@ -98,7 +106,9 @@ class HybridModel(nn.Module):
         if state is not None:
             step.finish(state)
         if remembering is not None:
-            hidden = remembering.own(hidden, self.memory_tokens)
+            hidden, mask = remembering.own(hidden, self.memory_tokens), given_mask
+        if isinstance(self.spec.head, ClassifierHeadSpec):
+            return classify(hidden, self.head, self.spec.head.pool_for(self.spec.input), mask=mask)
         return self._apply_head(hidden[:, -num_last_tokens:] if num_last_tokens else hidden)
 
     def init_state(
@@ -188,11 +198,24 @@ class HybridModel(nn.Module):
             logits = head.logit_softcap * torch.tanh(logits / head.logit_softcap)
         return logits
 
-    def _check_input(self, x: Tensor) -> None:
+    def _check_whole(self, state: DecodingState | None, seq_idx: Tensor | None, num_last_tokens: int) -> None:
+        """Refuses a call of a classifier on anything but whole sequences, one per row."""
+        if state is not None:
+            raise UnsupportedError(
+                "a classifier reads whole sequences, so it takes no state; for pieces call hg.base_model(model)"
+            )
+        if seq_idx is not None or num_last_tokens:
+            name = "seq_idx" if seq_idx is not None else "num_last_tokens"
+            raise ShapeError(f"a classifier says one thing of each row, so it takes no {name}; give sequences as rows")
+
+    def _check_place(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):
             raise ShapeError(f"the input must be a tensor; given {type(x).__name__}")
         if x.device != self.device:
             raise ShapeError(f"the input is on {x.device} and the model on {self.device}; move one with .to(device)")
+
+    def _check_input(self, x: Tensor) -> None:
+        self._check_place(x)
         given = f"given {tuple(x.shape)} of {x.dtype}"
         match self.spec.input:
             case TokensInputSpec(vocab_size=_):

@@ -12,9 +12,9 @@ from hybridgen.spec.ends import NoHeadSpec as NoHeadSpec
 from hybridgen.spec.ends import PatchesInputSpec as PatchesInputSpec
 from hybridgen.spec.ends import TokensInputSpec as TokensInputSpec
 from hybridgen.spec.load import load_spec as load_spec
+from hybridgen.spec.mamba import Mamba1Spec as Mamba1Spec
+from hybridgen.spec.mamba import Mamba2Spec as Mamba2Spec
 from hybridgen.spec.mixers import AttentionSpec as AttentionSpec
-from hybridgen.spec.mixers import Mamba1Spec as Mamba1Spec
-from hybridgen.spec.mixers import Mamba2Spec as Mamba2Spec
 from hybridgen.spec.mixers import MixerSpec as MixerSpec
 from hybridgen.spec.model import BackboneSpec as BackboneSpec
 from hybridgen.spec.model import LayerSpec as LayerSpec

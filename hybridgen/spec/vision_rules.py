@@ -91,6 +91,9 @@ def check_pairs(
             f"what {carries[0] if carries else 'selection_from'} hands on from layer to layer has no place in pairs"
         )
         report.add(place, message, "write bidirectional: none")
+    if settings.layer_dropout:
+        message = f"layers in pairs cannot be left out one by one; given layer_dropout: {settings.layer_dropout}"
+        report.add(fields["layer_dropout"].path, message, "write drop_path instead, or bidirectional: none")
     if settings.norm_placement == "residual":
         message = "pairs add up their streams before the norm, which norm_placement: residual has behind each branch"
         report.add(place, message, "write norm_placement: pre")

@@ -6,7 +6,8 @@ from hybridgen.layers.mixers.mamba1 import Mamba1
 from hybridgen.layers.mixers.mamba2 import Mamba2
 from hybridgen.layers.mixers.pruned_attention import PrunedAttention
 from hybridgen.layers.mixers.residual_attention import ResidualAttention
-from hybridgen.spec.mixers import AttentionSpec, Mamba1Spec, Mamba2Spec
+from hybridgen.spec.mamba import Mamba1Spec, Mamba2Spec
+from hybridgen.spec.mixers import AttentionSpec
 from hybridgen.spec.parts import StackSettings
 
 

@@ -25,7 +25,7 @@ from hybridgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
 from hybridgen.ops.linear import linear
 from hybridgen.ops.mamba_step import MAMBA1_OPERATORS, mamba1_step, refusal
 from hybridgen.ops.selective_scan import selective_scan, selective_state_update
-from hybridgen.spec.mixers import Mamba1Spec
+from hybridgen.spec.mamba import Mamba1Spec
 
 
 @dataclass

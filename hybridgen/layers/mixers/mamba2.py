@@ -24,7 +24,7 @@ from hybridgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
 from hybridgen.ops.gated_activation import gated_activation
 from hybridgen.ops.mamba_step import MAMBA2_OPERATORS, mamba2_step, refusal
 from hybridgen.ops.ssd import ssd_scan, ssd_update
-from hybridgen.spec.mixers import Mamba2Spec
+from hybridgen.spec.mamba import Mamba2Spec
 
 NO_NORM = (None, 0.0, False)
 
