@@ -7,6 +7,7 @@ import typer
 from hybridgen import __version__
 from hybridgen.cli.build import build
 from hybridgen.cli.check import check
+from hybridgen.cli.classify import classify
 from hybridgen.cli.doctor import doctor
 from hybridgen.cli.export_model import export_model
 from hybridgen.cli.generate import generate
@@ -43,6 +44,7 @@ app.command()(check)
 app.command()(show)
 app.command()(build)
 app.command()(generate)
+app.command()(classify)
 app.command("import")(import_model)
 app.command("export")(export_model)
 app.command("prune-budget")(prune_budget)

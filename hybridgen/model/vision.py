@@ -77,7 +77,7 @@ class VisionModel(HybridModel):
         return truncated_normal(self.get_parameter(name).shape, STD, generator)
 
     def forward(  # type: ignore[override]  # no state, mask or packing: images are whole
-        self, images: Float[Tensor, "B C H W"]
+        self, images: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "B ..."]:
         """Runs the model.
 
@@ -94,7 +94,7 @@ class VisionModel(HybridModel):
         """
         return self.forward_head(self.forward_features(images))
 
-    def forward_features(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B L D"]:
+    def forward_features(self, images: Shaped[Tensor, "..."]) -> Float[Tensor, "B L D"]:
         """Returns the hidden states of all tokens, class tokens included, after the last norm."""
         tokens, span = self._tokens(images)
         hidden: Tensor = self.backbone(tokens, None, span)
@@ -109,7 +109,7 @@ class VisionModel(HybridModel):
         return classify(hidden, None if pre_logits else self.head, how, self._places(hidden.shape[1]))
 
     def forward_intermediates(
-        self, images: Float[Tensor, "B C H W"], return_layers: Sequence[int], norm: bool = False
+        self, images: Shaped[Tensor, "..."], return_layers: Sequence[int], norm: bool = False
     ) -> tuple[Float[Tensor, "B L D"], list[Float[Tensor, "B D rows columns"]]]:
         """Returns hidden states and maps of features, for detection and segmentation.
 
@@ -205,7 +205,7 @@ class VisionModel(HybridModel):
         """
         raise UnsupportedError("a model of images has no decoding state: it reads whole images; call model(images)")
 
-    def _tokens(self, images: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B L D"], Span]:
+    def _tokens(self, images: Shaped[Tensor, "..."]) -> tuple[Float[Tensor, "B L D"], Span]:
         """Returns the tokens in front of the first layer, and how they lie."""
         self._check_input(images)
         patches = self.patch_embed(images)

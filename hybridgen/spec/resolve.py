@@ -21,7 +21,7 @@ from hybridgen.spec.ends import PatchesInputSpec
 from hybridgen.spec.fields import Checked, Part, check, check_loosely, choose
 from hybridgen.spec.foreign import refuse_foreign, zonos_keys
 from hybridgen.spec.layer_changes import Overrides
-from hybridgen.spec.parts import InitSpec, NormSpec, ResidualAttnSpec
+from hybridgen.spec.parts import InitSpec, NormSpec, ResidualAttnSpec, StackSettings
 from hybridgen.spec.pattern import compress_pattern
 from hybridgen.spec.places import Locate
 from hybridgen.spec.report import Report, shown
@@ -134,25 +134,17 @@ def _resolve_backbone(
         check_scan(mixer, node, source, head, report)
     mixers = [checker.mixers[id(layer.mixer)] for layer in overrides.layers or () if layer.mixer is not None]
     _check_carries(residual_attn, mixers, fields, d_model, report)
-    if settings.spec is not None and not {"bidirectional", "bidirectional_merge", "norm_placement"} & settings.faulty:
-        count = None if overrides.layers is None else len(overrides.layers)
-        check_pairs(settings.spec, fields, count, head, [mixer for mixer, _ in mixers], report)
+    count = None if overrides.layers is None else len(overrides.layers)
+    check_pairs(settings, fields, count, head, [mixer for mixer, _ in mixers], report)
     checker.check_rest(stack, [*stack.unused, *overrides.changes])
     if report or settings.spec is None or overrides.layers is None:
         return None
 
     contents, names = name_blocks(stack.blocks, overrides.layers, checker)
     return {
-        "d_model": settings.spec.d_model,
+        **{name: getattr(settings.spec, name) for name in StackSettings.model_fields},
         "norm": _dump(norm.spec),
-        "norm_placement": settings.spec.norm_placement,
-        "residual_in_fp32": settings.spec.residual_in_fp32,
         "residual_attn": None if residual_attn is None else _dump(residual_attn.spec),
-        "value_residual": settings.spec.value_residual,
-        "bidirectional": settings.spec.bidirectional,
-        "bidirectional_merge": settings.spec.bidirectional_merge,
-        "drop_path": settings.spec.drop_path,
-        "layer_dropout": settings.spec.layer_dropout,
         "init": _dump(init.spec),
         "n_layer": len(names),
         "blocks": {name: {"mixer": _dump(mixer), "mlp": _dump(mlp)} for name, (mixer, mlp) in contents.items()},

@@ -62,7 +62,7 @@ def check_scan(mixer: Checked[Any], node: Node, source: Checked[Any], head: Chec
 
 
 def check_pairs(
-    settings: Any,
+    checked: Checked[Any],
     fields: dict[str, Node],
     count: int | None,
     head: Checked[Any],
@@ -70,7 +70,9 @@ def check_pairs(
     report: Report,
 ) -> None:
     """Reports what does not go with layers that work in pairs."""
-    merge = fields.get("bidirectional_merge")
+    settings, merge = checked.spec, fields.get("bidirectional_merge")
+    if settings is None or {"bidirectional", "bidirectional_merge", "norm_placement", "layer_dropout"} & checked.faulty:
+        return
     if settings.bidirectional != "layers":
         if merge is not None and settings.bidirectional_merge != "sum":
             message = "bidirectional_merge is for pairs of layers"

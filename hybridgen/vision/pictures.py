@@ -1,0 +1,73 @@
+"""From a file with a picture to the tensor that a model reads."""
+
+import os
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hybridgen.errors import HybridgenError, UnsupportedError
+from hybridgen.spec.ends import PatchesInputSpec
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+INSTALL = "pip install 'hybridgen[vision]'"
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def read_picture(
+    path: str | os.PathLike[str], spec: PatchesInputSpec, crop_ratio: float = 0.875
+) -> Float[Tensor, "C H W"]:
+    """Reads a picture as evaluation on ImageNet does: scaled, cut out of the middle, normalised.
+
+    Args:
+        path: A file that Pillow can read; the first picture of several.
+        spec: What the model reads: image_size, channels, mean and std.
+        crop_ratio: The picture is scaled so that the model sees this share of its tighter side; 1 is all of it.
+
+    Returns:
+        The picture in float32.
+
+    Raises:
+        HybridgenError: If Pillow is not installed, or the file is no picture that it can read.
+        UnsupportedError: If no picture has as many channels as the model reads.
+    """
+    try:
+        from PIL import Image, ImageOps, UnidentifiedImageError
+    except ImportError as error:
+        raise HybridgenError(f"reading pictures needs Pillow; install it with `{INSTALL}`") from error
+    if spec.channels not in _MODES:
+        raise UnsupportedError(
+            f"pictures have 1, 3 or 4 channels and the model reads {spec.channels}; call it with tensors, model(images)"
+        )
+    if not 0 < crop_ratio <= 1:
+        raise HybridgenError(f"crop_ratio must be above 0 and at most 1; given {crop_ratio}")
+    try:
+        with Image.open(path) as opened:
+            upright = ImageOps.exif_transpose(opened)
+            picture = _fitted(upright.convert(_MODES[spec.channels]), spec.size(), crop_ratio)
+    except FileNotFoundError as error:
+        raise HybridgenError(f"{path}: there is no such file") from error
+    except UnidentifiedImageError as error:
+        raise HybridgenError(f"{path}: is no picture that Pillow can read") from error
+    # A damaged file can raise nearly anything, depending on its format; a huge one is refused by Pillow.
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
+        raise HybridgenError(f"{path}: cannot be read as a picture: {error}") from error
+    mean, std = spec.pixel_statistics()
+    values = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).float() / 255
+    values = values.view(picture.height, picture.width, spec.channels).permute(2, 0, 1)
+    return (values - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+
+def _fitted(picture: "Image.Image", size: tuple[int, int], crop_ratio: float) -> "Image.Image":
+    """Cuts out of the middle what is `crop_ratio` of the tighter side, and scales it to `size`."""
+    from PIL import Image
+
+    height, width = size
+    # Only the part that stays is scaled: a picture one pixel high does not become one a million wide.
+    share = min(picture.height / height, picture.width / width) * crop_ratio
+    left, top = (picture.width - share * width) / 2, (picture.height - share * height) / 2
+    box = (left, top, picture.width - left, picture.height - top)
+    return picture.resize((width, height), Image.Resampling.BICUBIC, box=box)
