@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from hybridgen.errors import ShapeError
 from hybridgen.layers.rotary import rotary_table
+from hybridgen.layers.scan_orders import permutation
 
 
 class Grid(NamedTuple):
@@ -92,4 +94,31 @@ class Span:
         key = (dim, base, dtype)
         if key not in self._shared:
             self._shared[key] = rotary_table(self.positions(), dim, base, dtype)
+        return self._shared[key]
+
+    def order(self, base: str) -> tuple[Int[Tensor, " T"], Int[Tensor, " T"]]:
+        """Returns the permutation of an order of patches and its inverse, made once for all layers that read in it.
+
+        Args:
+            base: Any order but `row`, without `_reverse`; see `layers.scan_orders`.
+
+        Raises:
+            ShapeError: The tokens are of no image, not of this one alone, or not all of it.
+        """
+        if self.grid is None:
+            raise ShapeError(
+                f"scan order {base} needs the tokens of an image, and these are of none; give the model "
+                f"input: {{type: patches}}, or take the orders row and row_reverse"
+            )
+        if self.starts is not None:
+            raise ShapeError(f"scan order {base} needs one image per row of the batch, without padding or packing")
+        rows, columns, class_places = self.grid
+        if self.length != rows * columns + len(class_places):
+            raise ShapeError(
+                f"scan order {base} needs a whole image, {rows} * {columns} patches and {len(class_places)} other "
+                f"tokens, but was given {self.length} tokens"
+            )
+        key = ("order", base)
+        if key not in self._shared:
+            self._shared[key] = permutation(base, rows, columns, class_places, self.device)
         return self._shared[key]

@@ -78,13 +78,44 @@ MIXER_CASES: dict[str, dict[str, Any]] = {
         d_conv=2, expand=1.5, dt_rank=3, conv_bias=False, bias=True, conv_activation="tanh", gate_activation="gelu"
     ),
     "mamba1-no-memory-conv": _mamba1(d_conv=1, dt_init="constant"),
+    "mamba1-layer-scale": _mamba1(layer_scale=0.5),
     "mamba2": _mamba2(),
     "mamba2-groups": _mamba2(ngroups=2, norm_before_gate=True),
     "mamba2-no-norm": _mamba2(rmsnorm=False, D_has_hdim=True, conv_bias=False),
     "mamba2-parallel-mlp": _mamba2(d_ssm=32, bias=True, gate_activation="relu2"),
     "mamba2-dt-limit": _mamba2(dt_limit=[0.01, 0.05], conv_init=0.5),
     "mamba2-large-chunk": _mamba2(chunk_size=256, d_conv=5),
+    "mamba2-layer-scale": _mamba2(layer_scale=0.5),
 }
+
+WHOLE_MIXERS: dict[str, dict[str, Any]] = {
+    "mamba1-v1": _mamba1(bidirectional="v1"),
+    "mamba1-v2": _mamba1(bidirectional="v2"),
+    "mamba1-v2-variants": _mamba1(
+        bidirectional="v2",
+        divide_out=True,
+        layer_scale=0.5,
+        d_conv=2,
+        conv_bias=False,
+        bias=True,
+        conv_activation="tanh",
+        gate_activation="gelu",
+        bcdt_norm="learned",
+        backward_dt_init="same_as_forward",
+    ),
+    "mamba1-shared-proj": _mamba1(scan="vim", scan_share=["proj", "A"]),
+    "mamba1-from-the-end": _mamba1(scan=["row_reverse"]),
+    "mamba2-v1": _mamba2(bidirectional="v1"),
+    "mamba2-v2": _mamba2(bidirectional="v2"),
+    "mamba2-v2-variants": _mamba2(
+        bidirectional="v2", divide_out=True, layer_scale=0.5, d_ssm=32, D_has_hdim=True, rmsnorm=False, bias=True,
+        gate_activation="relu2", dt_limit=[0.01, 0.05],
+    ),
+    "mamba2-groups-shared-conv": _mamba2(
+        scan=["row_reverse", "row"], scan_share=["conv", "D"], ngroups=2, norm_before_gate=True, conv_bias=False
+    ),
+}  # fmt: skip
+"""Mixers whose earlier outputs depend on later tokens: called on whole sequences, without a state."""
 
 _HYBRID_BLOCKS: dict[str, Any] = {
     "m": {"mixer": {"type": "mamba1", "d_state": 4}},
@@ -194,12 +225,30 @@ STACK_CASES |= {
 
 CASES = {**MIXER_CASES, **STACK_CASES}
 
+WHOLE_CASES: dict[str, dict[str, Any]] = {
+    **WHOLE_MIXERS,
+    "attention-everywhere": _attention(causal=False),
+    "hybrid-whole": {
+        "backbone": {
+            "d_model": D_MODEL,
+            "blocks": {
+                **_HYBRID_BLOCKS,
+                "v": {"mixer": {"type": "mamba1", "d_state": 4, "bidirectional": "v2", "layer_scale": 0.5}},
+                "t": {"mixer": {**_MAMBA2, "bidirectional": "v1"}},
+                "e": {"mixer": {"type": "attention", **_ATTENTION, "causal": False}},
+            },
+            "pattern": "v m e f t s",
+        }
+    },
+}
+EVERY_CASE = {**CASES, **WHOLE_CASES}
+
 
 def make(name: str, dtype: str = "float32", seed: int = 0) -> Any:
     """Builds a case, with every parameter moved off its starting value so that a forgotten one shows."""
     import torch
 
-    model = hg.build(hg.ModelSpec.model_validate(CASES[name]), dtype=dtype, seed=seed).eval()
+    model = hg.build(hg.ModelSpec.model_validate(EVERY_CASE[name]), dtype=dtype, seed=seed).eval()
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
         for parameter in model.parameters():

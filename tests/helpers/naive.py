@@ -118,7 +118,7 @@ def mamba1(mixer: Any, x: Tensor) -> Tensor:
         dt = torch.log1p(torch.exp(w["dt_proj.weight"] @ dt + w["dt_proj.bias"]))
         h = torch.exp(dt[:, None] * A) * h + (dt * u)[:, None] * B
         y = (h @ C + w["D"] * u) * ACT[spec.gate_activation](rows[t][d_inner:])
-        out.append(F.linear(y, w["out_proj.weight"], w.get("out_proj.bias")))
+        out.append(F.linear(y, w["out_proj.weight"], w.get("out_proj.bias")) * w.get("gamma", 1.0))
     return torch.stack(out)
 
 
@@ -148,7 +148,7 @@ def mamba2(mixer: Any, x: Tensor) -> Tensor:
             y = torch.cat([_rms(group, None, 1e-5) for group in groups]) * w["norm.weight"]
             y = y * act(z) if spec.norm_before_gate else y
         y = torch.cat((x0 * act(z0), y))
-        out.append(F.linear(y, w["out_proj.weight"], w.get("out_proj.bias")))
+        out.append(F.linear(y, w["out_proj.weight"], w.get("out_proj.bias")) * w.get("gamma", 1.0))
     return torch.stack(out)
 
 

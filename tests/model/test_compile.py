@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.helpers.mixer_cases import STACK_CASES
+from tests.helpers.mixer_cases import STACK_CASES, WHOLE_CASES
 
 COMPILED = [
     "attention-everything",
@@ -17,12 +17,16 @@ COMPILED = [
     "mamba1",
     "mamba2-groups",
     *STACK_CASES,
+    *WHOLE_CASES,
 ]
 STACK = "hybrid-pre-rms"
+WHOLE = ("mamba1-v1", "mamba1-v2", "mamba2-v2")
 VALUES = [f"values:{case}" for case in COMPILED]
-LENGTHS = [f"lengths:{case}" for case in ("attention-everything", "attention-pruned", "mamba1", "mamba2", STACK)]
+LENGTHS = [
+    f"lengths:{case}" for case in ("attention-everything", "attention-pruned", "mamba1", "mamba2", STACK, *WHOLE)
+]
 DECODING = [f"decoding:{case}" for case in ("attention-window", "attention-pruned", STACK)]
-EXPORT = [f"export:{case}" for case in ("attention-grouped", "attention-pruned", "mamba1", "mamba2")]
+EXPORT = [f"export:{case}" for case in ("attention-grouped", "attention-pruned", "mamba1", "mamba2", *WHOLE)]
 
 
 @pytest.fixture(scope="module")

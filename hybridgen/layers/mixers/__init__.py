@@ -6,6 +6,8 @@ from hybridgen.layers.mixers.mamba1 import Mamba1
 from hybridgen.layers.mixers.mamba2 import Mamba2
 from hybridgen.layers.mixers.pruned_attention import PrunedAttention
 from hybridgen.layers.mixers.residual_attention import ResidualAttention
+from hybridgen.layers.mixers.scans_mamba1 import ScansMamba1
+from hybridgen.layers.mixers.scans_mamba2 import ScansMamba2
 from hybridgen.spec.mamba import Mamba1Spec, Mamba2Spec
 from hybridgen.spec.mixers import AttentionSpec
 from hybridgen.spec.parts import StackSettings
@@ -22,9 +24,9 @@ def make_mixer(spec: Mamba1Spec | Mamba2Spec | AttentionSpec, stack: StackSettin
     d_model = stack.d_model
     match spec:
         case Mamba1Spec():
-            return Mamba1(spec, d_model)
+            return Mamba1(spec, d_model) if spec.is_causal() else ScansMamba1(spec, d_model)
         case Mamba2Spec():
-            return Mamba2(spec, d_model)
+            return Mamba2(spec, d_model) if spec.is_causal() else ScansMamba2(spec, d_model)
         case AttentionSpec():
             if stack.residual_attn is not None:
                 return ResidualAttention(spec, d_model, stack.norm, stack.residual_attn, stack.value_residual, is_first)

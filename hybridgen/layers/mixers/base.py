@@ -142,6 +142,11 @@ def plain_span(x: Tensor) -> Span:
     return Span(0, x.shape[1], x.device)
 
 
+def layer_scaled(y: Float[Tensor, "B T D"], gamma: Float[Tensor, " D"] | None) -> Float[Tensor, "B T D"]:
+    """Multiplies a mixer's output by its factor per channel, if it has one. Source: CaiT, arXiv 2103.17239, eq. 4."""
+    return y if gamma is None else y * gamma
+
+
 def runs_as_written(module: nn.Module | None, kind: type[nn.Module]) -> bool:
     """Tells whether a module is one of this very class, and calling it does what the class says and no more.
 

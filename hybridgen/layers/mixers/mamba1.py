@@ -15,6 +15,7 @@ from hybridgen.layers.mixers.base import (
     MixerState,
     before,
     is_single_step,
+    layer_scaled,
     plain_span,
     runs_as_written,
     weights_of,
@@ -97,7 +98,7 @@ class BottleneckNorm(nn.Module):
 class Mamba1(Mixer):
     """`out_proj(scan(act(conv(x))) * act(z))` with [x | z] = in_proj(input) and dt, B, C computed from x.
 
-    State per row: conv (d_inner, d_conv - 1) and ssm (d_inner, d_state).
+    With layer_scale all of that times gamma. State per row: conv (d_inner, d_conv - 1) and ssm (d_inner, d_state).
     """
 
     float32_parameters = frozenset({"A_log", "D"})
@@ -119,11 +120,14 @@ class Mamba1(Mixer):
             self.dt_norm = BottleneckNorm(dt_rank, learned)
             self.B_norm = BottleneckNorm(spec.d_state, learned)
             self.C_norm = BottleneckNorm(spec.d_state, learned)
+        self.gamma = None if spec.layer_scale is None else nn.Parameter(torch.empty(d_model))
 
     def initial_value(self, name: str, generator: torch.Generator) -> Tensor:
-        """Returns the starting value: A = -1, -2, ..., -N in every channel (S4D-Real), D = 1."""
+        """Returns the starting value: A = -1, -2, ..., -N in every channel (S4D-Real), D = 1, gamma = layer_scale."""
         if name == "D":
             return torch.ones(self.d_inner, device="cpu")
+        if name == "gamma":
+            return torch.full((self.out_proj.out_features,), cast(float, self.spec.layer_scale), device="cpu")
         row = torch.arange(1, self.spec.d_state + 1, dtype=torch.float32, device="cpu").log()
         return row.repeat(self.d_inner, 1)
 
@@ -148,7 +152,7 @@ class Mamba1(Mixer):
                 return out
         values, z = self.in_proj(x).chunk(2, dim=-1)
         if memory is not None and single_step:
-            return self.out_proj(self._step(values[:, 0], z[:, 0], memory)[:, None])
+            return layer_scaled(self.out_proj(self._step(values[:, 0], z[:, 0], memory)[:, None]), self.gamma)
         resets = span.resets()
         values, conv = causal_conv1d(
             values,
@@ -175,7 +179,7 @@ class Mamba1(Mixer):
         if memory is not None:
             memory.conv.copy_(conv.detach())
             memory.ssm.copy_(ssm.detach())
-        return self.out_proj(y)
+        return layer_scaled(self.out_proj(y), self.gamma)
 
     def _fused_step(self, x: Float[Tensor, "B 1 D"], state: MambaState) -> Float[Tensor, "B 1 D"] | None:
         """Returns what forward does in one call, or None if only the single calls can do it."""
@@ -184,6 +188,7 @@ class Mamba1(Mixer):
         dt_proj, out_proj = modules["dt_proj"], modules["out_proj"]
         if not (
             self.spec.bcdt_norm == "none"
+            and self.gamma is None
             and runs_as_written(in_proj, Linear)
             and runs_as_written(x_proj, Linear)
             and runs_as_written(out_proj, BranchOutput)
@@ -218,10 +223,10 @@ class Mamba1(Mixer):
             gate_activation=self.spec.gate_activation,
         )
 
-    def _dt_b_c(self, value: Float[Tensor, "B T C"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns dt (B, T, C) before its bias, B and C (B, T, N)."""
+    def _dt_b_c(self, value: Float[Tensor, "B T C"], suffix: str = "") -> tuple[Tensor, Tensor, Tensor]:
+        """Returns dt (B, T, C) before its bias, B and C (B, T, N), by the projections whose names end so."""
         sizes = (self.dt_rank, self.spec.d_state, self.spec.d_state)
-        dt, B, C = self.x_proj(value).split(sizes, dim=-1)
+        dt, B, C = getattr(self, f"x_proj{suffix}")(value).split(sizes, dim=-1)
         if self.spec.bcdt_norm != "none":
             dt, B, C = self.dt_norm(dt), self.B_norm(B), self.C_norm(C)
-        return linear(dt, self.dt_proj.weight), B, C
+        return linear(dt, getattr(self, f"dt_proj{suffix}").weight), B, C

@@ -12,6 +12,7 @@ from hybridgen.layers.mixers.base import (
     MixerState,
     before,
     is_single_step,
+    layer_scaled,
     plain_span,
     runs_as_written,
     weights_of,
@@ -33,6 +34,7 @@ class Mamba2(Mixer):
     """`out_proj(norm(ssd(conv([x B C]), dt), z))` with [z0 | x0 | z | x B C | dt] = in_proj(input).
 
     z0 and x0 are empty unless d_ssm < d_inner; then `act(z0) * x0` is a gated MLP that joins before out_proj.
+    With layer_scale all of that times gamma.
     State per row: conv (d_ssm + 2*G*N, d_conv - 1) and ssm (H, P, N).
     """
 
@@ -54,12 +56,15 @@ class Mamba2(Mixer):
         if spec.rmsnorm:
             self.norm = GatedRmsNorm(self.d_ssm, spec.ngroups, spec.norm_before_gate, spec.gate_activation)
         self.out_proj = BranchOutput(d_inner, d_model, bias=spec.bias)
+        self.gamma = None if spec.layer_scale is None else nn.Parameter(torch.empty(d_model))
 
     def initial_value(self, name: str, generator: torch.Generator) -> Tensor:
-        """Returns the starting value: A uniform in -A_init_range, D = 1, dt log-uniform in its range."""
+        """Returns the starting value: A uniform in -A_init_range, D = 1, dt log-uniform, gamma = layer_scale."""
         spec = self.spec
         if name == "D":
             return torch.ones(self.D.shape, device="cpu")
+        if name == "gamma":
+            return torch.full((self.out_proj.out_features,), cast(float, spec.layer_scale), device="cpu")
         if name == "A_log":
             return torch.empty(self.nheads, device="cpu").uniform_(*spec.A_init_range, generator=generator).log()
         return initial_dt((spec.dt_min, spec.dt_max, spec.dt_init_floor), self.nheads, generator)
@@ -84,23 +89,34 @@ class Mamba2(Mixer):
             out = self._fused_step(x, memory)
             if out is not None:
                 return out
-        sizes = (self.d_mlp, self.d_mlp, self.d_ssm, self.d_ssm + 2 * self.d_bc, self.nheads)
-        z0, x0, z, xbc, dt = self.in_proj(x).split(sizes, dim=-1)
+        z0, x0, z, xbc, dt = self._parts(x)
         if memory is not None and single_step:
             y = self._step(xbc[:, 0], dt[:, 0], memory)[:, None]
         else:
             y = self._scan(xbc, dt, memory, span)
+        return self._gated(y, z, x0, z0)
+
+    def _parts(self, x: Float[Tensor, "B T D"]) -> tuple[Tensor, ...]:
+        """Returns z0, x0, z, [x B C] and dt of the tokens."""
+        sizes = (self.d_mlp, self.d_mlp, self.d_ssm, self.d_ssm + 2 * self.d_bc, self.nheads)
+        return self.in_proj(x).split(sizes, dim=-1)
+
+    def _gated(
+        self, y: Float[Tensor, "B T d_ssm"], z: Float[Tensor, "B T d_ssm"], x0: Tensor, z0: Tensor
+    ) -> Float[Tensor, "B T D"]:
+        """Returns what becomes of the scan's output."""
         y = self.norm(y, z) if self.spec.rmsnorm else gated_activation(y, z, self.spec.gate_activation)
         if self.d_mlp:
             y = torch.cat((gated_activation(x0, z0, self.spec.gate_activation), y), dim=-1)
-        return self.out_proj(y)
+        return layer_scaled(self.out_proj(y), self.gamma)
 
     def _fused_step(self, x: Float[Tensor, "B 1 D"], state: MambaState) -> Float[Tensor, "B 1 D"] | None:
         """Returns what forward does in one call, or None if only the single calls can do it."""
         modules, spec = self._modules, self.spec
         in_proj, conv, out_proj, norm = modules["in_proj"], modules["conv1d"], modules["out_proj"], modules.get("norm")
         if not (
-            runs_as_written(in_proj, Linear)
+            self.gamma is None
+            and runs_as_written(in_proj, Linear)
             and runs_as_written(out_proj, BranchOutput)
             and type(conv) is DepthwiseConv1d
             and (not spec.rmsnorm or runs_as_written(norm, GatedRmsNorm))
@@ -136,7 +152,7 @@ class Mamba2(Mixer):
             -upcast(self.A_log).exp(),
             B,
             C,
-            self._skip(),
+            self._skip(self.D),
             self.dt_bias,
             dt_limit=self.spec.dt_limit,
             chunk_size=self.spec.chunk_size,
@@ -152,7 +168,7 @@ class Mamba2(Mixer):
         xbc = causal_conv1d_update(xbc, state.conv, self.conv1d.taps, self.conv1d.bias, "silu")
         x, B, C = self._heads(xbc)
         A = -upcast(self.A_log).exp()
-        y = ssd_update(state.ssm, x, dt, A, B, C, self._skip(), self.dt_bias, dt_limit=self.spec.dt_limit)
+        y = ssd_update(state.ssm, x, dt, A, B, C, self._skip(self.D), self.dt_bias, dt_limit=self.spec.dt_limit)
         return y.flatten(-2)
 
     def _heads(self, xbc: Float[Tensor, "*batch C"]) -> tuple[Tensor, Tensor, Tensor]:
@@ -161,5 +177,5 @@ class Mamba2(Mixer):
         groups = (self.spec.ngroups, self.spec.d_state)
         return x.unflatten(-1, (self.nheads, self.spec.headdim)), B.unflatten(-1, groups), C.unflatten(-1, groups)
 
-    def _skip(self) -> Tensor:
-        return self.D.unflatten(0, (self.nheads, self.spec.headdim)) if self.spec.D_has_hdim else self.D
+    def _skip(self, D: Tensor) -> Tensor:
+        return D.unflatten(0, (self.nheads, self.spec.headdim)) if self.spec.D_has_hdim else D

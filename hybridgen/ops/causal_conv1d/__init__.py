@@ -1,12 +1,12 @@
 """Causal depthwise convolution over time, with a carried state and packed sequences."""
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hybridgen.ops import backends
 from hybridgen.ops.causal_conv1d import mamba_ssm, native
 from hybridgen.ops.causal_conv1d.plain import causal_conv1d_plain, causal_conv1d_update_plain
+from hybridgen.ops.reverse import flipped_resets
 from hybridgen.ops.shapes import check_shapes
 
 
@@ -66,15 +66,8 @@ def causal_conv1d(
     run = mamba_ssm.causal_conv1d_kernel if name == "mamba_ssm" else causal_conv1d_plain
     if not reverse:
         return run(*arguments)
-    y, state = run(x.flip(1), weight, bias, activation, initial_state, _flipped_resets(resets))
+    y, state = run(x.flip(1), weight, bias, activation, initial_state, flipped_resets(resets))
     return y.flip(1), state
-
-
-def _flipped_resets(resets: Tensor | None) -> Tensor | None:
-    """Where sequences begin once time is flipped: behind what was their last token."""
-    if resets is None or resets.shape[1] == 0:
-        return resets
-    return torch.cat([torch.zeros_like(resets[:, :1]), resets[:, 1:].flip(1)], dim=1)
 
 
 def causal_conv1d_update(

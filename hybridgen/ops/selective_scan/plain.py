@@ -6,6 +6,7 @@ from torch import Tensor
 
 from hybridgen.ops import native
 from hybridgen.ops.gated_activation import gated_activation
+from hybridgen.ops.reverse import flipped_resets
 from hybridgen.ops.selective_scan.reference import selective_scan_reference
 from hybridgen.ops.selective_scan.registration import selective_scan_op
 
@@ -19,10 +20,8 @@ def flip_time(
     u: Tensor, dt: Tensor, B: Tensor, C: Tensor, z: Tensor | None, resets: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """The inputs from the last token to the first, for a reverse scan by a forward one."""
-    if resets is not None:
-        # The boundary before token t is one behind it on the way back.
-        resets = torch.cat((torch.zeros_like(resets[:, :1]), resets[:, 1:].flip(1)), dim=1)
-    return u.flip(1), dt.flip(1), B.flip(1), C.flip(1), None if z is None else z.flip(1), resets
+    gate = None if z is None else z.flip(1)
+    return u.flip(1), dt.flip(1), B.flip(1), C.flip(1), gate, flipped_resets(resets)
 
 
 def selective_scan_plain(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hybridgen.errors import ShapeError
 from hybridgen.ops import backends
+from hybridgen.ops.reverse import flipped_resets
 from hybridgen.ops.shapes import check_groups, check_shapes
 from hybridgen.ops.ssd import mamba_ssm, native
 from hybridgen.ops.ssd.chunked import ssd_scan_plain, ssd_update_plain
@@ -28,6 +29,7 @@ def ssd_scan(
     initial_state: Float[Tensor, "B H P N"] | None = None,
     resets: Bool[Tensor, "B T"] | None = None,
     backend: str = "auto",
+    reverse: bool = False,
 ) -> tuple[Float[Tensor, "B T H P"], Float[Tensor, "B H P N"]]:
     """Run a state-space recurrence with one decay per head and a (P, N) state per head.
 
@@ -45,10 +47,12 @@ def ssd_scan(
         initial_state: The state before the first token; None means zeros.
         resets: True where a token begins a new sequence: it and its successors see nothing from before it.
         backend: `auto`, `torch`, `native` or `mamba_ssm`.
+        reverse: Scan from the last token to the first, as if x, dt, B and C were flipped before and y after:
+            `initial_state` lies behind the last token, and the boundary between tokens t and t+1 is still resets[t+1].
 
     Returns:
-        y in x's dtype, and the state after the last token in float32 (float64 for float64 inputs), the dtype in which
-        everything is computed. The values of packed sequences must be finite.
+        y in x's dtype, and the state after the last token (the first, if `reverse`) in float32 (float64 for float64
+        inputs), the dtype in which everything is computed. The values of packed sequences must be finite.
 
     Raises:
         ShapeError: The tensors do not fit each other, or `chunk_size` is below 1.
@@ -75,7 +79,11 @@ def ssd_scan(
 
     refusals = {"native": native.scan_refusal, "mamba_ssm": mamba_ssm.scan_refusal}
     scan = _SCANS[backends.pick("ssd_scan", backend, x.device, refusals, x, dt, B, C)]
-    return scan(x, dt, A, B, C, D, dt_bias, dt_limit, chunk_size, initial_state, resets)
+    if not reverse:
+        return scan(x, dt, A, B, C, D, dt_bias, dt_limit, chunk_size, initial_state, resets)
+    flipped = (x.flip(1), dt.flip(1), A, B.flip(1), C.flip(1))
+    y, state = scan(*flipped, D, dt_bias, dt_limit, chunk_size, initial_state, flipped_resets(resets))
+    return y.flip(1), state
 
 
 def ssd_update(
