@@ -11,6 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hybridgen.layers.mixers import make_mixer
+from hybridgen.layers.span import Grid, Span
+from hybridgen.spec.mamba import Mamba1Spec
+from hybridgen.spec.parts import StackSettings
+from hybridgen.spec.scans import SCANS
 from tests.helpers.mixer_cases import D_MODEL, make
 
 # Whole chunks of Mamba-2 (16 tokens here), and a token more or less, among others.
@@ -67,6 +72,23 @@ def export(case: str) -> dict[str, float]:
     return {"worst": max(_distance(program(x), model(x)) for x in map(_input, LENGTHS))}
 
 
+def image(scan: str) -> dict[str, float]:
+    """Compares a mixer that reads an image with a class token in its middle, and its gradients."""
+    spec = Mamba1Spec(type="mamba1", d_state=4, scan=SCANS[scan], scan_share=("conv",))
+    mixer = make_mixer(spec, StackSettings(d_model=D_MODEL), is_first=False)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in mixer.parameters():
+        parameter.data.normal_(generator=generator).mul_(0.2)
+
+    def read(x: Tensor) -> Tensor:
+        return mixer(x, None, Span(0, 13, x.device, grid=Grid(3, 4, (6,))))
+
+    x = _input(13).requires_grad_()
+    expected, got = read(x), torch.compile(read, fullgraph=True, backend="aot_eager")(x)
+    (ours,), (theirs,) = torch.autograd.grad(got.sum(), x), torch.autograd.grad(expected.sum(), x)
+    return {"plain": _distance(got, expected), "gradient": _distance(ours, theirs)}
+
+
 class _Plain(torch.nn.Module):
     """A model without its optional arguments."""
 
@@ -97,7 +119,7 @@ def _distance(a: Tensor, b: Tensor) -> float:
     return (a - b).abs().max().item()
 
 
-KINDS = {function.__name__: function for function in (values, lengths, decoding, export)}
+KINDS = {function.__name__: function for function in (values, lengths, decoding, export, image)}
 
 
 def compare(name: str) -> dict[str, float]:
