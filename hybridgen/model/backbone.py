@@ -47,7 +47,7 @@ class Backbone(nn.Module):
         self.norms_sum = stack.norm_placement == "residual"
         self.ends_with_mlp = stack.layers[-1].mlp is not None
         # Where attention sees later tokens there is no state to read pieces with.
-        causal = all(layer.mixer is None or getattr(layer.mixer, "causal", True) for layer in stack.layers)
+        causal = all(layer.mixer is None or layer.mixer.is_causal() for layer in stack.layers)
         self.hands_on_scores = stack.residual_attn is not None and causal
         shares = any(getattr(layer.mixer, "selection_from", "self") != "self" for layer in stack.layers)
         self.hands_on = stack.residual_attn is not None or stack.value_residual != "none" or shares

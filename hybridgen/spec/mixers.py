@@ -95,6 +95,10 @@ class AttentionSpec(Spec):
         """Width of the parallel MLP (value and gate together), rounded up to a multiple of 256."""
         return -(-self.mlp_dim // 256) * 256
 
+    def is_causal(self) -> bool:
+        """Whether later tokens change no earlier output."""
+        return self.causal
+
     def changes_scores(self) -> bool:
         """Whether scores are more than products of queries and keys, which is all that fused attention takes."""
         return self.selective or self.alibi or self.sink or self.logit_softcap is not None

@@ -241,3 +241,19 @@ def test_faults_are_worded(backbone, words):
 def test_it_can_be_written_off(off):
     spec = hg.ModelSpec.model_validate({"backbone": {"d_model": D, "n_layer": 1, "residual_attn": off}})
     assert spec.backbone.residual_attn is None
+
+
+def test_long_sequences_through_a_mixer_that_reads_backwards():
+    """Such a stack cannot be read in pieces, so it is read whole."""
+    mamba = {"type": "mamba1", "d_state": 4, "bidirectional": "v2"}
+    spec = {
+        "backbone": {
+            "d_model": 16, "n_layer": 3, "attn_layer_idx": [0, 2], "attn": {"num_heads": 2}, "ssm": mamba,
+            "residual_attn": True,
+        }
+    }  # fmt: skip
+    model = hg.build(hg.ModelSpec.model_validate(spec)).eval()
+    x = torch.randn(1, 300, 16)
+    y = model(x.clone().requires_grad_())
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), y.detach(), atol=1e-5, rtol=1e-5)
