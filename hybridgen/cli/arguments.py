@@ -22,6 +22,7 @@ class System(StrEnum):
     """Systems whose models can be read and written."""
 
     mamba_ssm = "mamba_ssm"
+    vim = "vim"
     x_transformers = "x_transformers"
     zonos = "zonos"
 

@@ -1,4 +1,4 @@
-"""`hybridgen import`: a directory of another system becomes a saved model."""
+"""`hybridgen import`: a model of another system becomes a saved model."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,17 +12,23 @@ from hybridgen.cli.layer_table import human_bytes
 
 
 def import_model(
-    directory: Annotated[Path, typer.Argument(help="Directory with config.json and weights.", show_default=False)],
+    source: Annotated[
+        Path, typer.Argument(help="Directory with config.json and weights, or a .pth file of Vim.", show_default=False)
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory to save to.", show_default=False)],
     system: Annotated[System | None, typer.Option("--from", help="Whose it is; found out if not given.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration (JSON) in place of the source's own.", show_default=False)
+    ] = None,
+    ema: Annotated[bool, typer.Option("--ema", help="Take the moving average of a .pth file's weights.")] = False,
     max_shard_size: MaxShardSize = "5GB",
     overwrite: Overwrite = False,
 ) -> None:
-    """Import a directory of mamba-ssm, x-transformers or Zonos: its configuration and its weights."""
+    """Import a model of mamba-ssm, Vim, x-transformers or Zonos: its configuration and its weights."""
     from hybridgen.interop.directory import UPSTREAM_OTHER, import_directory
 
     check_replaceable(output, overwrite)
-    done = import_directory(directory, output, system and system.value, max_shard_size)
+    done = import_directory(source, output, system and system.value, max_shard_size, config, ema)
     typer.echo(
         f"{output}: imported {done.parameters:,} parameters ({human_bytes(done.weight_bytes)}) from {done.system}"
     )

@@ -1,4 +1,4 @@
-"""Whole directories of other systems: told apart, imported into saved models, and written back.
+"""Whole directories of other systems: imported into saved models, and written back.
 
 What a saved model has no place for is kept beside it: the original configuration in `upstream_config.json`, and
 weights of other parts of the original in `upstream_other.safetensors`. An export of an unchanged import restores both.
@@ -9,16 +9,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import Tensor
 
 from hybridgen.atomic import replaced_directory, settled
 from hybridgen.checkpoint import load, model_weights, write_checkpoint
-from hybridgen.errors import CheckpointError, HybridgenError, SpecError
-from hybridgen.interop import mamba_ssm, x_transformers, zonos
-from hybridgen.interop.upstream_weights import PICKLED, read_weights, without_aliases, write_pickled
+from hybridgen.errors import CheckpointError, SpecError
+from hybridgen.interop import vim, zonos
+from hybridgen.interop.upstream_source import CONFIG, SYSTEMS, read_source, system_module
+from hybridgen.interop.upstream_weights import PICKLED, without_aliases, write_pickled
+from hybridgen.interop.vim_checkpoint import ENTRY
 from hybridgen.model.model import HybridModel
 from hybridgen.spec import ModelSpec
 from hybridgen.weight_files import (
@@ -33,12 +34,13 @@ from hybridgen.weight_files import (
     write_safetensors,
 )
 
-SYSTEMS: dict[str, ModuleType] = {"mamba_ssm": mamba_ssm, "x_transformers": x_transformers, "zonos": zonos}
-CONFIG = "config.json"
 UPSTREAM_CONFIG = "upstream_config.json"
 UPSTREAM_OTHER = "upstream_other.safetensors"
+CHECKPOINT = "model.pth"
 
 _NOTE = "upstream"
+# Where each system that does not write safetensors has its weights.
+_FILES = {"mamba_ssm": PICKLED, "vim": CHECKPOINT}
 # Where the parts of a document come from, narrow ones first.
 _PLACES = {
     "backbone.blocks.mixer.mixer": "", "backbone.ssm": "ssm_cfg", "backbone.attn": "attn_cfg", "backbone": "",
@@ -51,7 +53,7 @@ class Transfer:
     """What an import or an export did.
 
     Attributes:
-        system: `mamba_ssm`, `x_transformers` or `zonos`.
+        system: `mamba_ssm`, `vim`, `x_transformers` or `zonos`.
         directory: What was written.
         spec: The model's spec.
         parameters: Numbers in the model's weights, tied ones counted once.
@@ -68,64 +70,42 @@ class Transfer:
     other: tuple[str, ...]
 
 
-def detect_system(directory: str | os.PathLike[str]) -> str:
-    """Tells whose directory this is by its config.json.
-
-    Raises:
-        CheckpointError: If it is nobody's that can be imported.
-    """
-    path = Path(directory)
-    if not path.is_dir():
-        raise CheckpointError(f"{path}: there is no such directory")
-    config = read_json(path / CONFIG)
-    if config.get("format") == "hybridgen":
-        raise CheckpointError(f"{path}: is a model saved by hybridgen already; load it as it is")
-    if "model_type" in config or "architectures" in config:
-        kind = config.get("model_type") or config.get("architectures")
-        raise CheckpointError(
-            f"{path}: is a Hugging Face directory ({kind}); what can be imported is {', '.join(SYSTEMS)}"
-        )
-    if "attn_layers" in config:
-        return "x_transformers"
-    if "backbone" in config or config.keys() & {"attn_mlp_d_intermediate", "norm_epsilon"}:
-        return "zonos"
-    if config.keys() & {"d_model", "embed_dim", "n_layer", "vocab_size"}:
-        return "mamba_ssm"
-    raise CheckpointError(f"{path / CONFIG}: is the configuration of none of {', '.join(SYSTEMS)}")
-
-
 def import_directory(
     directory: str | os.PathLike[str],
     out: str | os.PathLike[str],
     system: str | None = None,
     max_shard_size: int | str = "5GB",
+    config: str | os.PathLike[str] | None = None,
+    ema: bool = False,
 ) -> Transfer:
     """Turns a directory of another system into a saved model.
 
     Args:
-        directory: Holds config.json and the weights (safetensors, or a pytorch_model.bin, which can run no code).
+        directory: Holds config.json and the weights (safetensors, or a pytorch_model.bin, which can run no code); or a
+            `.pth` file of Vim's, or a directory with one, whose `args` stand in for a config.json.
         out: The saved model; made if absent.
-        system: `mamba_ssm`, `x_transformers` or `zonos`; None finds out.
+        system: `mamba_ssm`, `vim`, `x_transformers` or `zonos`; None finds out.
         max_shard_size: As in `hybridgen.save`.
+        config: A configuration that holds in place of the directory's.
+        ema: Whether to take the moving average of the weights, `model_ema`, of a `.pth` file.
 
     Raises:
         CheckpointError: If files are missing or damaged, or the weights do not fit the configuration.
         SpecError: If the configuration has faults.
         UnsupportedError: If it asks for something that we do not have.
     """
-    source = Path(directory)
-    name = detect_system(source) if system is None else system
-    module = _module(name)
-    spec = _read_spec(source / CONFIG, module)
-    upstream = read_weights(source)
+    source = read_source(Path(directory), system, None if config is None else Path(config), ema)
+    name, upstream = source.system, source.weights
+    module = system_module(name)
+    spec = _read_spec(source.config, source.config_file, module)
     weights = without_aliases(module.from_upstream(upstream, spec), spec)
-    other = zonos.other_weights(upstream, spec) if module is zonos else {}
-    metadata = read_metadata(source / SINGLE) if (source / SINGLE).exists() else {"format": "pt"}
-    note = {"system": name, "metadata": metadata, "is_prefixed": any(key.startswith(zonos.PREFIX) for key in upstream)}
+    other = _other_weights(module, upstream, spec)
+    is_prefixed = any(key.startswith(zonos.PREFIX) for key in upstream)
+    note = {"system": name, "metadata": source.metadata, "is_prefixed": is_prefixed}
 
     def write_more(staging: Path) -> dict[str, FileRecord]:
         return {
-            UPSTREAM_CONFIG: write_bytes(staging / UPSTREAM_CONFIG, (source / CONFIG).read_bytes()),
+            UPSTREAM_CONFIG: write_bytes(staging / UPSTREAM_CONFIG, source.config_bytes),
             UPSTREAM_OTHER: write_safetensors(staging / UPSTREAM_OTHER, other, {_NOTE: json.dumps(note)}),
         }
 
@@ -140,13 +120,14 @@ def export_directory(model: HybridModel | str | os.PathLike[str], out: str | os.
     Args:
         model: A model, or the directory of a saved one; from an unchanged import, the original comes back whole.
         out: Made if absent; may hold no files of the names that are written.
-        system: `mamba_ssm` (weights in pytorch_model.bin), `x_transformers` or `zonos` (in model.safetensors).
+        system: `mamba_ssm` (weights in pytorch_model.bin), `vim` (in model.pth), `x_transformers` or `zonos` (in
+            model.safetensors).
 
     Raises:
         CheckpointError: If the directory cannot be written, or the saved model cannot be read.
         UnsupportedError: With everything that the other system cannot express.
     """
-    module = _module(system)
+    module = system_module(system)
     saved = Path(model) if isinstance(model, str | os.PathLike) else None
     spec, weights = model_weights(load(model) if isinstance(model, str | os.PathLike) else model, f"{out}: not written")
     original = None if saved is None else _read_original(saved, system, spec)
@@ -154,14 +135,20 @@ def export_directory(model: HybridModel | str | os.PathLike[str], out: str | os.
     renamed = module.to_upstream(weights, spec)
     if module is zonos:
         renamed = _zonos_file(renamed, original)
-    _write(Path(out), config, renamed, PICKLED if module is mamba_ssm else SINGLE, original)
+    elif original is not None:
+        renamed |= original.other
+    _write(Path(out), config, renamed, _FILES.get(system, SINGLE), original)
     other = {} if original is None else original.other
     return _transfer(system, Path(out), spec, without_aliases(weights, spec), other)
 
 
-def _read_spec(path: Path, module: Any) -> ModelSpec:
+def _other_weights(module: Any, weights: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = module.other_weights(weights, spec) if module in (vim, zonos) else {}
+    return found
+
+
+def _read_spec(config: Mapping[str, Any], path: Path, module: Any) -> ModelSpec:
     """Reads a configuration; its faults stand where its author wrote what is wrong, not where our document has it."""
-    config = read_json(path)
     section = "backbone" if module is zonos and "backbone" in config else ""
     try:
         document = module.spec_document(config)
@@ -170,12 +157,12 @@ def _read_spec(path: Path, module: Any) -> ModelSpec:
     try:
         return ModelSpec.model_validate(document)
     except SpecError as error:
-        places = [(fault, _upstream_place(fault.path, section)) for fault in error.faults]
+        places = [(fault, _upstream_place(fault.path, section, module)) for fault in error.faults]
         raise SpecError(replace(fault, file=str(path), path=place) for fault, place in places) from None
 
 
-def _upstream_place(path: str, section: str) -> str:
-    for ours, theirs in _PLACES.items():
+def _upstream_place(path: str, section: str, module: Any) -> str:
+    for ours, theirs in (vim.PLACES if module is vim else _PLACES).items():
         if path.startswith(ours) and path[len(ours) : len(ours) + 1] in ("", ".", "["):
             rest = path[len(ours) :].removeprefix(".")
             return ".".join(part for part in (section, theirs, rest) if part)
@@ -198,14 +185,18 @@ def _read_original(directory: Path, system: str, spec: ModelSpec) -> _Original |
     if not (directory / UPSTREAM_CONFIG).exists() or not (directory / UPSTREAM_OTHER).exists():
         return None
     note = _read_note(directory / UPSTREAM_OTHER)
-    if note["system"] != system or _read_spec(directory / UPSTREAM_CONFIG, _module(system)) != spec:
+    if note["system"] != system or _kept_spec(directory / UPSTREAM_CONFIG, system) != spec:
         return None
     other = dict(map_tensors(read_header(directory / UPSTREAM_OTHER)))
-    known = zonos.other_weights(other, spec) if system == "zonos" else {}
+    known = _other_weights(system_module(system), other, spec)
     if other.keys() != known.keys():
         raise _not_ours(directory / UPSTREAM_OTHER)
     config = (directory / UPSTREAM_CONFIG).read_bytes()
     return _Original(config, other, note["metadata"], note["is_prefixed"])
+
+
+def _kept_spec(file: Path, system: str) -> ModelSpec:
+    return _read_spec(read_json(file), file, system_module(system))
 
 
 def _read_note(file: Path) -> dict[str, Any]:
@@ -245,18 +236,12 @@ def _write(out: Path, config: bytes, weights: Mapping[str, Tensor], name: str, o
     try:
         with replaced_directory(out, lambda _: (), inspect) as staging:
             write_bytes(staging / CONFIG, config)
-            if name == PICKLED:
-                write_pickled(staging / PICKLED, weights)
+            if name in _FILES.values():
+                write_pickled(staging / name, weights, ENTRY if name == CHECKPOINT else None)
             else:
                 write_safetensors(staging / name, weights, original.metadata if original else None)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
         raise CheckpointError(f"{out}: cannot be written: {error}") from error
-
-
-def _module(system: str) -> Any:
-    if system not in SYSTEMS:
-        raise HybridgenError(f"the other system must be one of {', '.join(SYSTEMS)}; given '{system}'")
-    return SYSTEMS[system]
 
 
 def _transfer(

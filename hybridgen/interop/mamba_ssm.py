@@ -1,29 +1,31 @@
 """mamba-ssm: `MambaConfig` and `MambaLMHeadModel`, or the arguments and weights of one of its mixers alone.
 
-Names and layouts of weights are ours as they stand. A single mixer becomes the mixer of a one-layer backbone, whose
-two norms upstream does not have: they get weights of one on the way in, and must still be one on the way back.
+Names and layouts of weights are ours as they stand. A single mixer becomes the mixer of a one-layer backbone.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from hybridgen.errors import Fault, SpecError, UnsupportedError
+from hybridgen.errors import Fault, SpecError
 from hybridgen.interop.mixer_fields import MAMBA2_ONLY, attention_document, mixer_kwargs, ssm_document
+from hybridgen.interop.single_mixer import (
+    holds_one_mixer,
+    mixer_document,
+    mixer_from_upstream,
+    mixer_to_upstream,
+)
 from hybridgen.interop.upstream_fields import MambaSsmFields, MixerWidth, read_mapping, read_section, read_stack
 from hybridgen.interop.upstream_stack import is_rms, refuse, upstream_stack
 from hybridgen.interop.upstream_weights import fit_weights
 from hybridgen.spec import ModelSpec
-from hybridgen.spec.ends import HiddenInputSpec, LmHeadSpec, NoHeadSpec, TokensInputSpec
+from hybridgen.spec.ends import LmHeadSpec, TokensInputSpec
 from hybridgen.spec.mixers import AttentionSpec
 
 TITLE = "mamba-ssm"
 
 _EPS = 1e-5
-_MIXER = "backbone.layers.0.mixer."
-_NORMS = ("backbone.layers.0.norm.weight", "backbone.norm_f.weight")
 
 
 def spec_document(upstream_config: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,7 +41,7 @@ def spec_document(upstream_config: Mapping[str, Any]) -> dict[str, Any]:
     """
     given = read_mapping(upstream_config, "")
     if _is_mixer(given):
-        return _mixer_document(given)
+        return _read_mixer(given)
     config = read_stack(given, MambaSsmFields, "")
     backbone = {
         "d_model": config["d_model"],
@@ -76,7 +78,7 @@ def _is_mixer(config: Mapping[str, Any]) -> bool:
     return not own and ("embed_dim" in config or "d_model" in config)
 
 
-def _mixer_document(config: Mapping[str, Any]) -> dict[str, Any]:
+def _read_mixer(config: Mapping[str, Any]) -> dict[str, Any]:
     width = "embed_dim" if "embed_dim" in config else "d_model"
     read_section({width: config[width]}, MixerWidth, {width}, "")
     kwargs = {name: value for name, value in config.items() if name != width}
@@ -85,16 +87,7 @@ def _mixer_document(config: Mapping[str, Any]) -> dict[str, Any]:
     else:
         layer = "Mamba2" if config.keys() & MAMBA2_ONLY else "Mamba1"
         mixer = ssm_document({"layer": layer, **kwargs}, "")
-    return {
-        "input": {"type": "hidden"},
-        "backbone": {
-            "d_model": config[width],
-            "blocks": {"mixer": {"mixer": mixer}},
-            "pattern": "mixer",
-            "norm": {"type": "rms", "eps": _EPS},
-        },
-        "head": {"type": "none"},
-    }
+    return mixer_document(config[width], mixer)
 
 
 def upstream_config(spec: ModelSpec) -> dict[str, Any]:
@@ -106,7 +99,7 @@ def upstream_config(spec: ModelSpec) -> dict[str, Any]:
         UnsupportedError: With everything that upstream cannot express.
     """
     faults: list[str] = []
-    if _holds_one_mixer(spec):
+    if holds_one_mixer(spec):
         config = _mixer_config(spec, faults)
         refuse(faults, TITLE)
         return config
@@ -155,20 +148,6 @@ def _check_ends(spec: ModelSpec, faults: list[str]) -> None:
             faults.append(f"head.{name}: {value!r}")
 
 
-def _holds_one_mixer(spec: ModelSpec) -> bool:
-    """Tells a bare mixer: hidden states in and out, one layer, no MLP, and norms that have nothing but a weight."""
-    layers, norm = spec.backbone.layers, spec.backbone.norm
-    return (
-        isinstance(spec.input, HiddenInputSpec)
-        and isinstance(spec.head, NoHeadSpec)
-        and len(layers) == 1
-        and layers[0].mixer is not None
-        and layers[0].mlp is None
-        and (norm.type, norm.has_bias(), norm.unit_offset, norm.final_bias) == ("rms", False, False, False)
-        and spec.backbone.norm_placement == "pre"
-    )
-
-
 def _mixer_config(spec: ModelSpec, faults: list[str]) -> dict[str, Any]:
     mixer = spec.backbone.layers[0].mixer
     assert mixer is not None
@@ -185,10 +164,9 @@ def from_upstream(state_dict: Mapping[str, Tensor], spec: ModelSpec) -> dict[str
     Raises:
         CheckpointError: With every missing, unexpected or wrongly shaped weight.
     """
-    weights = dict(state_dict)
-    if _holds_one_mixer(spec) and not any(name.startswith("backbone.") for name in weights):
-        weights = _with_norms({_MIXER + name: tensor for name, tensor in weights.items()}, spec)
-    return fit_weights(weights, spec, f"weights of {TITLE}")
+    if holds_one_mixer(spec) and not any(name.startswith("backbone.") for name in state_dict):
+        return mixer_from_upstream(state_dict, spec, f"weights of {TITLE}")
+    return fit_weights(state_dict, spec, f"weights of {TITLE}")
 
 
 def to_upstream(state_dict: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
@@ -198,16 +176,6 @@ def to_upstream(state_dict: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, 
         CheckpointError: If the weights do not fit the spec.
         UnsupportedError: If they are those of a single mixer, and the norms around it are not one.
     """
-    if not _holds_one_mixer(spec):
-        return fit_weights(state_dict, spec, "the weights")
-    weights = fit_weights(_with_norms(state_dict, spec), spec, "the weights")
-    for name in _NORMS:
-        if not bool((weights.pop(name) == 1).all()):
-            raise UnsupportedError(f"{TITLE} has no norm around a single mixer, and the weights of {name} are not one")
-    return {name.removeprefix(_MIXER): tensor for name, tensor in weights.items()}
-
-
-def _with_norms(weights: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
-    like = next(iter(weights.values()), torch.empty(0))
-    one = torch.ones(spec.backbone.d_model, dtype=like.dtype, device=like.device)
-    return {**weights, **{name: one.clone() for name in _NORMS if name not in weights}}
+    if holds_one_mixer(spec):
+        return mixer_to_upstream(state_dict, spec, TITLE)
+    return fit_weights(state_dict, spec, "the weights")

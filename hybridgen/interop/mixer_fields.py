@@ -1,6 +1,7 @@
 """The keyword arguments of mamba-ssm's mixers (which Zonos uses too), to our fields and back."""
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 from hybridgen.errors import SpecError, UnsupportedError
@@ -82,20 +83,21 @@ def _checked(given: object, kind: type[Mixer], path: str) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in NEUTRAL}
 
 
-def mixer_kwargs(spec: Mixer, path: str, faults: list[str]) -> dict[str, Any]:
+def mixer_kwargs(spec: Mixer, path: str, faults: list[str], handled: Collection[str] = frozenset()) -> dict[str, Any]:
     """Turns a mixer into upstream's arguments, those that differ from the defaults; `ssm_cfg.layer` included.
 
     Args:
         spec: The mixer.
         path: Where it stands, for messages.
         faults: Gets a line for each field that upstream does not have.
+        handled: Fields that the caller sees to.
     """
     kwargs: dict[str, Any] = {"layer": "Mamba2"} if isinstance(spec, Mamba2Spec) else {}
     if isinstance(spec, AttentionSpec):
         kwargs["causal"] = spec.causal
     for name, field in type(spec).model_fields.items():
         value = getattr(spec, name)
-        if name == "type" or value == field.default:
+        if name == "type" or name in handled or value == field.default:
             continue
         if name in _KNOWN[type(spec)]:
             kwargs[name] = _plain(name, value)

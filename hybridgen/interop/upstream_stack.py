@@ -1,6 +1,6 @@
 """What a stack must be so that mamba-ssm's block builder, which Zonos uses too, can express it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +32,18 @@ class UpstreamStack:
     attn_d_intermediate: int | None
 
 
-def upstream_stack(backbone: BackboneSpec, faults: list[str]) -> UpstreamStack:
-    """Reads a stack in upstream's terms; `faults` gets a line for everything that those cannot say."""
+def upstream_stack(backbone: BackboneSpec, faults: list[str], handled: Collection[str] = frozenset()) -> UpstreamStack:
+    """Reads a stack in upstream's terms.
+
+    Args:
+        backbone: The stack.
+        faults: Gets a line for everything that those terms cannot say.
+        handled: Fields of the stack and of its mixers that the caller sees to.
+    """
+    if backbone.bidirectional != "none" and "bidirectional" not in handled:
+        faults.append(f"backbone.bidirectional: {backbone.bidirectional!r}")
+    if backbone.drop_path and "drop_path" not in handled:
+        faults.append(f"backbone.drop_path: {backbone.drop_path}")
     if backbone.norm_placement != "pre":
         faults.append(f"backbone.norm_placement: {backbone.norm_placement!r}")
     if backbone.residual_attn is not None:
@@ -55,9 +65,9 @@ def upstream_stack(backbone: BackboneSpec, faults: list[str]) -> UpstreamStack:
     ssm_mixer, ssm_mlp = _one_kind(ssm, "SSM", faults)
     attn_mixer, attn_mlp = _one_kind(attn, "attention", faults)
     return UpstreamStack(
-        ssm_cfg=mixer_kwargs(ssm_mixer, f"layer {ssm[0][0]}: mixer", faults) if ssm_mixer else {},
+        ssm_cfg=mixer_kwargs(ssm_mixer, f"layer {ssm[0][0]}: mixer", faults, handled) if ssm_mixer else {},
         attn_layer_idx=[index for index, _ in attn],
-        attn_cfg=mixer_kwargs(attn_mixer, f"layer {attn[0][0]}: mixer", faults) if attn_mixer else {},
+        attn_cfg=mixer_kwargs(attn_mixer, f"layer {attn[0][0]}: mixer", faults, handled) if attn_mixer else {},
         d_intermediate=_width(ssm_mlp, f"layer {ssm[0][0]}: mlp", faults) if ssm else None,
         attn_d_intermediate=_width(attn_mlp, f"layer {attn[0][0]}: mlp", faults) if attn else None,
     )

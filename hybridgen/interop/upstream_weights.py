@@ -1,11 +1,12 @@
 """The weights of other systems: reading their files, and comparing them with what a spec needs."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.serialization import safe_globals
 
 from hybridgen.builder import DTYPES, build
 from hybridgen.errors import CheckpointError, HybridgenError
@@ -33,20 +34,42 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
 
 
 def _read_pickled(path: Path) -> dict[str, Tensor]:
-    """Reads a state dict saved by torch.save; the file can hold tensors and plain data, and run no code."""
+    return check_state_dict(load_pickled(path), str(path))
+
+
+def load_pickled(path: Path, safe: Sequence[type] = ()) -> object:
+    """Reads what torch.save wrote: tensors, plain data, and classes of an allow-list; the file can run no code.
+
+    Args:
+        path: The file.
+        safe: Classes beside PyTorch's own list that may be in it. Of these an instance's attributes are set, whatever
+            they are, so there must be nothing that obeys them.
+
+    Raises:
+        CheckpointError: If the file is damaged, or holds anything else.
+    """
     check_file(path)
     try:
-        try:
-            data = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # written before PyTorch 1.6: not a zip file, and not mappable
-            data = torch.load(path, map_location="cpu", weights_only=True)
+        with safe_globals([*safe]):
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            except RuntimeError:  # written before PyTorch 1.6: not a zip file, and not mappable
+                return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can make the unpickler fail in any way
         raise CheckpointError(f"{path}: cannot be read as a state dict of tensors: {_reason(error)}") from error
+
+
+def check_state_dict(data: object, where: str) -> dict[str, Tensor]:
+    """Returns dense tensors by name.
+
+    Raises:
+        CheckpointError: If it is anything else.
+    """
     if not isinstance(data, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in data.items()):
-        raise CheckpointError(f"{path}: must hold a state dict, that is tensors by name, and nothing else")
+        raise CheckpointError(f"{where}: must hold a state dict, that is tensors by name, and nothing else")
     for name, tensor in data.items():
         if tensor.is_nested or tensor.layout != torch.strided:
-            raise CheckpointError(f"{path}: {name} is a sparse or nested tensor; only dense ones can be imported")
+            raise CheckpointError(f"{where}: {name} is a sparse or nested tensor; only dense ones can be imported")
     return dict(data)
 
 
@@ -93,14 +116,14 @@ def without_aliases(weights: Mapping[str, Tensor], spec: ModelSpec) -> dict[str,
     return {name: tensor for name, tensor in weights.items() if name not in aliases}
 
 
-def write_pickled(path: Path, weights: Mapping[str, Tensor]) -> None:
-    """Writes a state dict with torch.save; tied weights are in the file once."""
+def write_pickled(path: Path, weights: Mapping[str, Tensor], entry: str | None = None) -> None:
+    """Writes a state dict with torch.save, alone or as an entry of a dict; tied weights are in the file once."""
     stored: dict[tuple[int, int], Tensor] = {}
     saved = {}
     for name, tensor in weights.items():
         key = (tensor.data_ptr(), tensor.nbytes) if tensor.nbytes else (id(tensor), 0)
         saved[name] = stored.setdefault(key, _with_own_storage(tensor))
-    torch.save(saved, path)
+    torch.save(saved if entry is None else {entry: saved}, path)
 
 
 def _with_own_storage(tensor: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import hybridgen as hg
-from hybridgen.interop.directory import UPSTREAM_OTHER, detect_system, export_directory, import_directory
+from hybridgen.interop.directory import UPSTREAM_OTHER, export_directory, import_directory
+from hybridgen.interop.upstream_source import detect_system
 from hybridgen.weight_files import parse_size, write_weights
 from tests.checkpoint.tiny import listing, same
 from tests.helpers.golden import NAMES, load_case

@@ -1,0 +1,144 @@
+"""What an import reads: a directory of another system, or one file of it, and whose it is."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from hybridgen.errors import CheckpointError, HybridgenError
+from hybridgen.interop import mamba_ssm, vim, x_transformers, zonos
+from hybridgen.interop.upstream_weights import PICKLED, read_weights
+from hybridgen.interop.vim_checkpoint import SUFFIXES, checkpoint_config, find_checkpoint, read_checkpoint
+from hybridgen.weight_files import INDEX, SINGLE, read_json, read_metadata
+
+SYSTEMS: dict[str, ModuleType] = {
+    "mamba_ssm": mamba_ssm, "vim": vim, "x_transformers": x_transformers, "zonos": zonos,
+}  # fmt: skip
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model of another system, read.
+
+    Attributes:
+        system: Whose it is, a name in `SYSTEMS`.
+        config: Its configuration.
+        config_file: Where that stands, for messages.
+        config_bytes: The same as it came, to be kept.
+        weights: Its state dict.
+        metadata: That of a safetensors file.
+    """
+
+    system: str
+    config: dict[str, Any]
+    config_file: Path
+    config_bytes: bytes
+    weights: dict[str, Tensor]
+    metadata: dict[str, str]
+
+
+def system_module(system: str) -> Any:
+    """Returns the module of a system.
+
+    Raises:
+        HybridgenError: If there is none of this name.
+    """
+    if system not in SYSTEMS:
+        raise HybridgenError(f"the other system must be one of {', '.join(SYSTEMS)}; given '{system}'")
+    return SYSTEMS[system]
+
+
+def detect_system(source: str | os.PathLike[str]) -> str:
+    """Tells whose directory this is by its config.json, or by a `.pth` file, which only Vim has.
+
+    Raises:
+        CheckpointError: If it is nobody's that can be imported.
+    """
+    path = Path(source)
+    if path.is_file() and path.suffix in SUFFIXES:
+        return "vim"
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: there is no such directory")
+    if not (path / CONFIG).exists() and find_checkpoint(path) is not None:
+        return "vim"
+    return _whose(read_json(path / CONFIG), path, path / CONFIG)
+
+
+def _whose(config: Mapping[str, Any], directory: Path, file: Path) -> str:
+    if config.get("format") == "hybridgen":
+        raise CheckpointError(f"{directory}: is a model saved by hybridgen already; load it as it is")
+    if "model_type" in config or "architectures" in config:
+        kind = config.get("model_type") or config.get("architectures")
+        raise CheckpointError(
+            f"{directory}: is a Hugging Face directory ({kind}); what can be imported is {', '.join(SYSTEMS)}"
+        )
+    if "attn_layers" in config:
+        return "x_transformers"
+    if vim.is_config(config):
+        return "vim"
+    if "backbone" in config or config.keys() & {"attn_mlp_d_intermediate", "norm_epsilon"}:
+        return "zonos"
+    if config.keys() & {"d_model", "embed_dim", "n_layer", "vocab_size"}:
+        return "mamba_ssm"
+    raise CheckpointError(f"{file}: is the configuration of none of {', '.join(SYSTEMS)}")
+
+
+def read_source(source: Path, system: str | None, config: Path | None, ema: bool) -> Source:
+    """Reads a model of another system.
+
+    Args:
+        source: A directory with config.json and weights, or a `.pth` file of Vim's.
+        system: Whose it is; None finds out.
+        config: The configuration, in place of the source's own.
+        ema: Whether to take the moving average of Vim's weights.
+
+    Raises:
+        CheckpointError: If files are missing or damaged.
+    """
+    name = system
+    if name is None:
+        is_told = config is not None and source.is_dir()
+        name = _whose(read_json(config), source, config) if config and is_told else detect_system(source)
+    system_module(name)
+    file = _checkpoint_file(source, name)
+    if file is not None:
+        return _read_checkpoint(file, source / CONFIG if source.is_dir() else None, config, ema)
+    if ema:
+        raise CheckpointError(f"{source}: has no moving average; only Vim's .pth files hold one")
+    config_file = source / CONFIG if config is None else config
+    found = read_json(config_file)
+    metadata = read_metadata(source / SINGLE) if (source / SINGLE).exists() else {"format": "pt"}
+    return Source(name, found, config_file, config_file.read_bytes(), read_weights(source), metadata)
+
+
+def _checkpoint_file(source: Path, system: str) -> Path | None:
+    """The `.pth` file that is to be read, if one is."""
+    if source.is_file():
+        if system != "vim":
+            raise CheckpointError(f"{source}: is a file; a model of {system} is a directory with {CONFIG} and weights")
+        return source
+    if system != "vim" or any((source / name).exists() for name in (SINGLE, INDEX, PICKLED)):
+        return None
+    if not source.is_dir():
+        raise CheckpointError(f"{source}: there is no such directory")
+    file = find_checkpoint(source)
+    if file is None:
+        raise CheckpointError(f"{source}: holds no weights: neither a .pth file nor {SINGLE} nor {PICKLED}")
+    return file
+
+
+def _read_checkpoint(file: Path, beside: Path | None, config: Path | None, ema: bool) -> Source:
+    checkpoint = read_checkpoint(file, ema)
+    given = config if config is not None else beside if beside is not None and beside.exists() else None
+    if given is not None:
+        return Source("vim", read_json(given), given, given.read_bytes(), checkpoint.weights, {"format": "pt"})
+    found = checkpoint_config(checkpoint, file)
+    # Nothing but these types passes the arguments' check later; a stranger one shows there as the text that it is.
+    text = json.dumps(found, indent=4, default=str) + "\n"
+    return Source("vim", json.loads(text), file, text.encode(), checkpoint.weights, {"format": "pt"})
