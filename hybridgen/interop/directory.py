@@ -95,9 +95,10 @@ def import_directory(
         UnsupportedError: If it asks for something that we do not have.
     """
     source = read_source(Path(directory), system, None if config is None else Path(config), ema)
-    name, upstream = source.system, source.weights
+    name = source.system
     module = system_module(name)
     spec = _read_spec(source.config, source.config_file, module)
+    upstream = source.weights()
     weights = without_aliases(module.from_upstream(upstream, spec), spec)
     other = _other_weights(module, upstream, spec)
     is_prefixed = any(key.startswith(zonos.PREFIX) for key in upstream)

@@ -24,23 +24,33 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class Source:
-    """A model of another system, read.
+    """A model of another system: its configuration, and where its weights are.
 
     Attributes:
         system: Whose it is, a name in `SYSTEMS`.
+        place: The directory or file.
         config: Its configuration.
         config_file: Where that stands, for messages.
         config_bytes: The same as it came, to be kept.
-        weights: Its state dict.
         metadata: That of a safetensors file.
+        checkpoint: The state dict, of a `.pth` file.
     """
 
     system: str
+    place: Path
     config: dict[str, Any]
     config_file: Path
     config_bytes: bytes
-    weights: dict[str, Tensor]
     metadata: dict[str, str]
+    checkpoint: dict[str, Tensor] | None = None
+
+    def weights(self) -> dict[str, Tensor]:
+        """Reads the state dict.
+
+        Raises:
+            CheckpointError: If there is none, or it is damaged.
+        """
+        return read_weights(self.place) if self.checkpoint is None else self.checkpoint
 
 
 def system_module(system: str) -> Any:
@@ -90,7 +100,7 @@ def _whose(config: Mapping[str, Any], directory: Path, file: Path) -> str:
 
 
 def read_source(source: Path, system: str | None, config: Path | None, ema: bool) -> Source:
-    """Reads a model of another system.
+    """Reads the configuration of a model of another system, and finds its weights.
 
     Args:
         source: A directory with config.json and weights, or a `.pth` file of Vim's.
@@ -114,7 +124,7 @@ def read_source(source: Path, system: str | None, config: Path | None, ema: bool
     config_file = source / CONFIG if config is None else config
     found = read_json(config_file)
     metadata = read_metadata(source / SINGLE) if (source / SINGLE).exists() else {"format": "pt"}
-    return Source(name, found, config_file, config_file.read_bytes(), read_weights(source), metadata)
+    return Source(name, source, found, config_file, config_file.read_bytes(), metadata)
 
 
 def _checkpoint_file(source: Path, system: str) -> Path | None:
@@ -137,8 +147,8 @@ def _read_checkpoint(file: Path, beside: Path | None, config: Path | None, ema: 
     checkpoint = read_checkpoint(file, ema)
     given = config if config is not None else beside if beside is not None and beside.exists() else None
     if given is not None:
-        return Source("vim", read_json(given), given, given.read_bytes(), checkpoint.weights, {"format": "pt"})
+        return Source("vim", file, read_json(given), given, given.read_bytes(), {"format": "pt"}, checkpoint.weights)
     found = checkpoint_config(checkpoint, file)
     # Nothing but these types passes the arguments' check later; a stranger one shows there as the text that it is.
     text = json.dumps(found, indent=4, default=str) + "\n"
-    return Source("vim", json.loads(text), file, text.encode(), checkpoint.weights, {"format": "pt"})
+    return Source("vim", file, json.loads(text), file, text.encode(), {"format": "pt"}, checkpoint.weights)

@@ -10,13 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from hybridgen.interop.single_mixer import holds_one_mixer, mixer_document, mixer_from_upstream, mixer_to_upstream
+from hybridgen.interop.upstream_fields import read_mapping
 from hybridgen.interop.upstream_stack import is_rms, refuse, upstream_stack
 from hybridgen.interop.upstream_weights import fit_weights
 from hybridgen.interop.vim_arguments import FACTORIES, TITLE, MixerFields, VimFields, read_mixer, read_model
 from hybridgen.interop.vim_rope import ROPE, check_rope, rope_tables
 from hybridgen.spec import ModelSpec
 from hybridgen.spec.ends import ClassifierHeadSpec, PatchesInputSpec
-from hybridgen.spec.mixers import Mamba1Spec
+from hybridgen.spec.mamba import Mamba1Spec
 from hybridgen.spec.scans import BIDIRECTIONAL_SHARES, SCANS
 
 __all__ = [
@@ -61,10 +62,11 @@ def spec_document(upstream_config: Mapping[str, Any]) -> dict[str, Any]:
             upstream lets pass and ignores.
         UnsupportedError: For what is random in upstream's evaluation, and mixers that lose their second direction.
     """
-    if "d_model" in upstream_config:
-        mixer, others = read_mixer(upstream_config)
+    config = read_mapping(upstream_config, "")
+    if "d_model" in config:
+        mixer, others = read_mixer(config)
         return mixer_document(mixer.d_model, {**_scanning(mixer), **others})
-    given, others = read_model(upstream_config)
+    given, others = read_model(config)
     rotary = "none" if not given.if_rope else "residual" if given.if_rope_residual else "hidden"
     cls_token = _cls_token(given)
     return {

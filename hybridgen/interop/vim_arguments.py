@@ -12,7 +12,7 @@ from hybridgen.interop.upstream_fields import Section, join, read_mapping, read_
 from hybridgen.spec.activations import Activation
 from hybridgen.spec.base import NonNegativeInt, PositiveFloat, PositiveInt, Share, Spec
 from hybridgen.spec.ends import Pair, Pixels
-from hybridgen.spec.mixers import Mamba1Spec
+from hybridgen.spec.mamba import Mamba1Spec
 from hybridgen.spec.parts import LayerCount
 
 TITLE = "Vim"

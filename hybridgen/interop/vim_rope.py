@@ -21,7 +21,8 @@ def rope_tables(spec: ModelSpec) -> dict[str, Tensor]:
 
     The first half of the channels turns with the row, the other with the column, each pair of neighbours by one angle:
     position * base^(-pair / pairs), positions being those of the grid stretched to `rotary_grid`.
-    Source: arXiv 2104.09864, in the two-dimensional form of EVA-02 (arXiv 2303.11331).
+    In upstream's order of operations, so that the last bit is the same. Source: arXiv 2104.09864, in the form of EVA-02
+    (arXiv 2303.11331).
     """
     source = spec.input
     if not isinstance(source, PatchesInputSpec) or source.rotary == "none":

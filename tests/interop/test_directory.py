@@ -199,7 +199,7 @@ def test_directories_that_hold_something_are_not_overwritten(tmp_path):
     [
         ({"format": "hybridgen"}, "is a model saved by hybridgen already"),
         ({"model_type": "mamba", "d_model": 8}, r"is a Hugging Face directory \(mamba\)"),
-        ({"hello": 1}, "is the configuration of none of mamba_ssm, x_transformers, zonos"),
+        ({"hello": 1}, "is the configuration of none of mamba_ssm, vim, x_transformers, zonos"),
     ],
 )
 def test_other_directories_are_told_apart(tmp_path, config, words):
@@ -210,6 +210,7 @@ def test_other_directories_are_told_apart(tmp_path, config, words):
 
 def test_systems_are_detected(tmp_path):
     configs = {"mamba_ssm": [{"d_model": 8}, {"vocab_size": 8}, {"embed_dim": 8, "num_heads": 2}],
+               "vim": [{"img_size": 32, "embed_dim": 8}, {"d_model": 8, "bimamba_type": "v2"}],
                "x_transformers": [{"attn_layers": {}}, {"num_tokens": 3, "attn_layers": {"dim": 8}}],
                "zonos": [{"backbone": {}}, {"d_model": 8, "norm_epsilon": 1e-5}]}  # fmt: skip
     for system, examples in configs.items():
@@ -218,7 +219,7 @@ def test_systems_are_detected(tmp_path):
             assert detect_system(tmp_path) == system
     with pytest.raises(hg.CheckpointError, match="there is no such directory"):
         detect_system(tmp_path / "no")
-    with pytest.raises(hg.HybridgenError, match="must be one of mamba_ssm, x_transformers, zonos; given 'x'"):
+    with pytest.raises(hg.HybridgenError, match="must be one of mamba_ssm, vim, x_transformers, zonos; given 'x'"):
         import_directory(tmp_path, tmp_path / "out", system="x")
 
 
