@@ -135,12 +135,7 @@ def _checkpoint_file(source: Path, system: str) -> Path | None:
         return source
     if system != "vim" or any((source / name).exists() for name in (SINGLE, INDEX, PICKLED)):
         return None
-    if not source.is_dir():
-        raise CheckpointError(f"{source}: there is no such directory")
-    file = find_checkpoint(source)
-    if file is None:
-        raise CheckpointError(f"{source}: holds no weights: neither a .pth file nor {SINGLE} nor {PICKLED}")
-    return file
+    return find_checkpoint(source) if source.is_dir() else None
 
 
 def _read_checkpoint(file: Path, beside: Path | None, config: Path | None, ema: bool) -> Source:

@@ -312,7 +312,7 @@ def test_our_own_names_are_not_upstreams():
 
 
 def test_rotation_tables_are_those_of_the_model():
-    spec, theirs = weights_of(ROPE)
+    _, theirs = weights_of(ROPE)
     table = grid_table(Grid(4, 4), 16, 14, torch.float32, torch.device("cpu"))
     for name, expected in zip(("rope.freqs_cos", "rope.freqs_sin"), table, strict=True):
         assert theirs[name].shape == (16, 16)
@@ -333,7 +333,7 @@ def test_other_rotation_tables_are_refused(change, words):
     changed = {name: tensor for name, tensor in {**theirs, **change}.items() if tensor is not None}
     with pytest.raises(hg.CheckpointError, match=words):
         from_upstream(changed, spec)
-    with pytest.raises(hg.CheckpointError, match="rope.freqs_cos is not what if_rope and pt_hw_seq_len make"):
+    with pytest.raises(hg.CheckpointError, match=r"freqs_cos is not what if_rope and pt_hw_seq_len make"):
         from_upstream(theirs, resolve({**ROPE, "pt_hw_seq_len": 7}))
 
 
