@@ -21,6 +21,8 @@ SYSTEMS: dict[str, ModuleType] = {
 }  # fmt: skip
 CONFIG = "config.json"
 
+_WEIGHTS = (SINGLE, INDEX, PICKLED)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -50,7 +52,11 @@ class Source:
         Raises:
             CheckpointError: If there is none, or it is damaged.
         """
-        return read_weights(self.place) if self.checkpoint is None else self.checkpoint
+        if self.checkpoint is not None:
+            return self.checkpoint
+        if self.system == "vim" and not any((self.place / name).exists() for name in _WEIGHTS):
+            raise CheckpointError(f"{self.place}: holds neither a .pth file nor {' nor '.join(_WEIGHTS)}")
+        return read_weights(self.place)
 
 
 def system_module(system: str) -> Any:
@@ -73,8 +79,10 @@ def detect_system(source: str | os.PathLike[str]) -> str:
     path = Path(source)
     if path.is_file() and path.suffix in SUFFIXES:
         return "vim"
+    if path.is_file():
+        raise CheckpointError(f"{path}: is a file; what can be imported is a directory, or a .pth or .pt file of Vim")
     if not path.is_dir():
-        raise CheckpointError(f"{path}: there is no such directory")
+        raise CheckpointError(f"{path}: there is no such directory or file")
     if not (path / CONFIG).exists() and find_checkpoint(path) is not None:
         return "vim"
     return _whose(read_json(path / CONFIG), path, path / CONFIG)
@@ -133,7 +141,7 @@ def _checkpoint_file(source: Path, system: str) -> Path | None:
         if system != "vim":
             raise CheckpointError(f"{source}: is a file; a model of {system} is a directory with {CONFIG} and weights")
         return source
-    if system != "vim" or any((source / name).exists() for name in (SINGLE, INDEX, PICKLED)):
+    if system != "vim" or any((source / name).exists() for name in _WEIGHTS):
         return None
     return find_checkpoint(source) if source.is_dir() else None
 

@@ -17,7 +17,9 @@ from hybridgen.weight_names import check_names, check_ties
 PICKLED = "pytorch_model.bin"
 
 # torch.load explains at length how to read a file that may run code; what it found stands before or after that.
-_ADVICE = re.compile(r"Weights only load failed.*?WeightsUnpickler error:|Please (?:use|file)\b.*", re.DOTALL)
+_ADVICE = re.compile(
+    r"Weights only load failed.*?(?:WeightsUnpickler error:|(?=Trying to load))|Please (?:use|file)\b.*", re.DOTALL
+)
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """`hybridgen export` and `hybridgen import`."""
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,25 @@ def test_x_transformers_directory_is_imported_and_exported(hybridgen: Program, t
     assert (exported.status, exported.err) == (0, "")
     assert (back / "config.json").read_bytes() == (source / "config.json").read_bytes()
     found = load_file(back / "model.safetensors")
+    assert found.keys() == case.parameters.keys()
+    assert all(torch.equal(found[name], value) for name, value in case.parameters.items())
+
+
+def test_a_checkpoint_of_vim_is_imported_and_exported(hybridgen: Program, tmp_path: Path) -> None:
+    case = load_case("vim/model_v2_mid")
+    file, ours, back = tmp_path / "vim.pth", tmp_path / "ours", tmp_path / "back"
+    torch.save({"model": {}, "model_ema": case.parameters, "args": Namespace(model="mine")}, file)
+    (tmp_path / "vim.json").write_text(json.dumps(case.config))
+    unnamed = hybridgen("import", file, "-o", ours)
+    assert (unnamed.status, unnamed.out) == (2, "")
+    assert f"{file}: args.model is 'mine', which is none of Vim's factories; give" in unnamed.err
+    imported = hybridgen("import", file, "--ema", "--config", tmp_path / "vim.json", "-o", ours)
+    assert (imported.status, imported.err) == (0, "")
+    assert "from vim" in imported.out
+    exported = hybridgen("export", ours, "--to", "vim", "-o", back)
+    assert (exported.status, exported.err) == (0, "")
+    assert (back / "config.json").read_bytes() == (tmp_path / "vim.json").read_bytes()
+    found = torch.load(back / "model.pth", weights_only=True)["model"]
     assert found.keys() == case.parameters.keys()
     assert all(torch.equal(found[name], value) for name, value in case.parameters.items())
 
