@@ -54,7 +54,8 @@ def spec_document(upstream_config: Mapping[str, Any]) -> dict[str, Any]:
     """Turns the keyword arguments of a VisionMamba, or those of one of its mixers, into a document.
 
     Arguments with `d_model` are those of a mixer. Of a model, `model` may be the name of a published factory, which
-    gives the defaults, `gate_activation` any activation that gates have here. Where upstream ignores an argument at its
+    gives the defaults, `gate_activation` any activation that gates have here, `bidirectional_merge` what pairs of layers
+    hand on. Where upstream ignores an argument at its
     default, it is left out: `if_divide_out` unless bimamba_type is v2, `final_pool_type` beside a class token.
 
     Raises:
@@ -89,6 +90,7 @@ def spec_document(upstream_config: Mapping[str, Any]) -> dict[str, Any]:
             "norm": {"type": "rms" if given.rms_norm else "layer", "eps": given.norm_epsilon},
             "residual_in_fp32": given.residual_in_fp32,
             "bidirectional": "layers" if given.if_bidirectional else "none",
+            "bidirectional_merge": given.bidirectional_merge,
             "drop_path": given.drop_path_rate,
         },
         "head": {

@@ -48,7 +48,8 @@ class VimFields(Spec):
     """The arguments of a `VisionMamba` that are read, with the defaults of the published models.
 
     These are upstream's own but for `final_pool_type`, which upstream has at `none` and never reads where there is a
-    class token. `model` (the name of a factory) and `gate_activation` are no arguments of it.
+    class token. `model` (the name of a factory), `gate_activation` and `bidirectional_merge` are no arguments of it; the
+    last is for copies of upstream that halve what a pair of layers adds up.
     """
 
     model: str | None = None
@@ -85,6 +86,7 @@ class VimFields(Spec):
     if_random_cls_token_position: bool = False
     if_random_token_rank: bool = False
     gate_activation: Activation = "silu"
+    bidirectional_merge: Literal["sum", "mean"] = "sum"
 
     def kind(self) -> str:
         """What the mixers' second direction has of its own: `if_bimamba`, the older argument, overrides the newer."""

@@ -136,6 +136,12 @@ def test_the_other_arguments():
     assert {key: config[key] for key in given} == given
 
 
+def test_copies_of_upstream_that_halve_the_sum_of_pairs():
+    spec = resolve({**SMALL, "if_bidirectional": True, "bidirectional_merge": "mean"})
+    assert (spec.backbone.bidirectional, spec.backbone.bidirectional_merge) == ("layers", "mean")
+    assert resolve({**SMALL, "if_bidirectional": True}).backbone.bidirectional_merge == "sum"
+
+
 def test_rectangular_images():
     spec = resolve({**SMALL, "img_size": (32, 16)})
     assert spec.input.grid() == (4, 2)
