@@ -54,9 +54,9 @@ def spec_document(upstream_config: Mapping[str, Any]) -> dict[str, Any]:
     """Turns the keyword arguments of a VisionMamba, or those of one of its mixers, into a document.
 
     Arguments with `d_model` are those of a mixer. Of a model, `model` may be the name of a published factory, which
-    gives the defaults, `gate_activation` any activation that gates have here, `bidirectional_merge` what pairs of layers
-    hand on. Where upstream ignores an argument at its
-    default, it is left out: `if_divide_out` unless bimamba_type is v2, `final_pool_type` beside a class token.
+    gives the defaults, `gate_activation` any activation that gates have here, `bidirectional_merge` what pairs of
+    layers hand on. Where upstream ignores an argument at its default, it is left out: `if_divide_out` unless
+    bimamba_type is v2, `final_pool_type` beside a class token.
 
     Raises:
         SpecError: For arguments that upstream does not have, values that an argument does not take, and arguments that

@@ -48,8 +48,8 @@ class VimFields(Spec):
     """The arguments of a `VisionMamba` that are read, with the defaults of the published models.
 
     These are upstream's own but for `final_pool_type`, which upstream has at `none` and never reads where there is a
-    class token. `model` (the name of a factory), `gate_activation` and `bidirectional_merge` are no arguments of it; the
-    last is for copies of upstream that halve what a pair of layers adds up.
+    class token. `model` (the name of a factory), `gate_activation` and `bidirectional_merge` are no arguments of it;
+    the last is for copies of upstream that halve what a pair of layers adds up.
     """
 
     model: str | None = None
