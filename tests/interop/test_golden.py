@@ -106,8 +106,16 @@ def test_misspelt_key_is_named_with_its_nearest_spelling(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_swapped_keys_are_refused_or_show(name):
-    """Two weights of one shape exchanged load strictly, but never give the same output."""
+    """Two weights of one shape exchanged load strictly, but never give the same output.
+
+    Vim's two directions are so alike that exchanging their decays changes less than the tolerance: there the right
+    weights must be much nearer than the exchanged ones.
+    """
     case = load_case(name)
+    shows = 10 * case.atol
+    if name.startswith("vim/"):
+        with torch.no_grad():
+            shows = 5 * (run(case, case.model(), case.input) - case.output).abs().max()
     names = [key for key in case.parameters if key != "lm_head.weight"]
     pairs = [(a, b) for a, b in zip(names, names[1:] + names[:1], strict=True) if a != b]
     for a, b in pairs:
@@ -119,4 +127,4 @@ def test_swapped_keys_are_refused_or_show(name):
             continue
         with torch.no_grad():
             difference = (run(case, case.model(exchanged), case.input) - case.output).abs().max()
-        assert difference > 3 * case.atol, (a, b)
+        assert difference > shows, (a, b)
