@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.serialization import safe_globals
+from torch.serialization import get_safe_globals, safe_globals
 
 from hybridgen.builder import DTYPES, build
 from hybridgen.errors import CheckpointError, HybridgenError
@@ -51,8 +51,10 @@ def load_pickled(path: Path, safe: Sequence[type] = ()) -> object:
         CheckpointError: If the file is damaged, or holds anything else.
     """
     check_file(path)
+    # PyTorch's list is the program's own, and leaving takes off it what was on it before.
+    known = get_safe_globals()
     try:
-        with safe_globals([*safe]):
+        with safe_globals([each for each in safe if each not in known]):
             try:
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             except RuntimeError:  # written before PyTorch 1.6: not a zip file, and not mappable

@@ -205,12 +205,18 @@ def test_a_hostile_pickle_runs_nothing(tmp_path, save):
 
 
 def test_the_list_is_not_left_open(published):
-    before = torch.serialization.get_safe_globals()
+    before = set(torch.serialization.get_safe_globals())
     read_checkpoint(published[0])
-    assert torch.serialization.get_safe_globals() == before
+    assert set(torch.serialization.get_safe_globals()) == before
     assert argparse.Namespace not in before
     with pytest.raises(pickle.UnpicklingError):
         torch.load(published[0], weights_only=True)
+
+
+def test_what_the_program_has_allowed_stays_allowed(published):
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        read_checkpoint(published[0])
+        assert argparse.Namespace in torch.serialization.get_safe_globals()
 
 
 @pytest.mark.parametrize(
