@@ -92,7 +92,7 @@ class ScanningSpec(Spec):
         orders, several = self.directions(), len(self.directions()) > 1
         if self.scan is not None and self.bidirectional != "none":
             message = f"bidirectional: {self.bidirectional} has its scan, [row, row_reverse]; given scan besides"
-            yield Problem(("scan",), message, "remove one of the two", depends=("bidirectional",))
+            yield Problem(("scan",), message, "remove it, or write bidirectional: none", depends=("bidirectional",))
         elif self.scan is not None and len(set(orders)) < len(orders):
             twice = next(order for index, order in enumerate(orders) if order in orders[:index])
             yield Problem(("scan",), f"an order can be in scan only once; given {twice} twice", "remove one of them")

@@ -5,7 +5,7 @@ from typing import Any
 
 from hybridgen.spec.ends import ClassifierHeadSpec, CodebooksHeadSpec, LmHeadSpec, PatchesInputSpec
 from hybridgen.spec.fields import Checked
-from hybridgen.spec.report import Report, shown
+from hybridgen.spec.report import Report
 from hybridgen.spec.scans import ScanningSpec
 from hybridgen.spec.tree import Node
 
@@ -37,10 +37,14 @@ def check_pool(source: Checked[Any], head: Checked[Any], node: Node, report: Rep
     cls_token = source.spec.cls_token if isinstance(source.spec, PatchesInputSpec) else "none"
     place = node.place_of(("pool",))
     if spec.pool == "cls" and cls_token == "none":
-        report.add(place, "pool: cls needs a class token; there is none", "write input.cls_token, or pool: mean")
+        is_image = isinstance(source.spec, PatchesInputSpec)
+        suggestion = (
+            "write cls_token: middle in input, or pool: mean" if is_image else "write pool: mean, or pool: last"
+        )
+        report.add(place, "pool: cls needs a class token; there is none", suggestion)
     if spec.pool != "cls" and cls_token != "none":
         message = f"a class token is what is classified, and input.cls_token is {cls_token}; given pool: {spec.pool}"
-        report.add(place, message, "remove pool, or write cls_token: none")
+        report.add(place, message, "remove pool, or write cls_token: none in input")
 
 
 def check_scan(mixer: Checked[Any], node: Node, source: Checked[Any], head: Checked[Any], report: Report) -> None:
@@ -49,7 +53,8 @@ def check_scan(mixer: Checked[Any], node: Node, source: Checked[Any], head: Chec
     if not isinstance(spec, ScanningSpec) or {"bidirectional", "scan"} & mixer.faulty:
         return
     field = "bidirectional" if spec.scan is None else "scan"
-    place, given = node.place_of((field,)), shown(getattr(spec, field))
+    orders = spec.bidirectional if spec.scan is None else f"[{', '.join(spec.scan)}]"
+    place, given = node.place_of((field,)), f"{field}: {orders}"
     if isinstance(head.spec, LmHeadSpec | CodebooksHeadSpec) and not spec.is_causal():
         message = (
             f"a head of type '{head.spec.type}' needs causal layers, and this one reads later tokens; given {given}"
