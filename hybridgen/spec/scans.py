@@ -101,7 +101,7 @@ class ScanningSpec(Spec):
             yield Problem(("scan_share",), message, "remove it", depends=("bidirectional",))
         elif self.scan_share and not several:
             message = "scan_share needs scan with two orders or more; there is one direction"
-            yield Problem(("scan_share",), message, "remove it, or write scan: vim", depends=("scan",))
+            yield Problem(("scan_share",), message, "remove it, or write scan: vim", depends=("bidirectional", "scan"))
         elif len(set(self.scan_share)) < len(self.scan_share):
             yield Problem(("scan_share",), "a part can be in scan_share only once", "remove one of them")
         if self.divide_out and self.bidirectional == "v1":

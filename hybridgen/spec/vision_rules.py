@@ -66,6 +66,35 @@ def check_scan(mixer: Checked[Any], node: Node, source: Checked[Any], head: Chec
         report.add(place, message, "write scan: [row, row_reverse], or input: {type: patches, ...}")
 
 
+def check_sight(
+    source: Checked[Any],
+    node: Node,
+    head: Checked[Any],
+    mixers: Iterable[Checked[Any]],
+    settings: Checked[Any],
+    report: Report,
+) -> None:
+    """Reports a class token in front of the patches that no layer lets see them: every image would be classified alike.
+
+    Behind the first half of the patches (middle) such a token sees these, which is little but sound.
+    """
+    spec = source.spec
+    if not isinstance(spec, PatchesInputSpec) or spec.cls_token != "head" or "cls_token" in source.faulty:
+        return
+    if not isinstance(head.spec, ClassifierHeadSpec) or settings.spec is None or "bidirectional" in settings.faulty:
+        return
+    mixers = list(mixers)
+    unsure = any(mixer.spec is None or {"causal", "bidirectional", "scan"} & mixer.faulty for mixer in mixers)
+    if unsure or settings.spec.bidirectional == "layers" or not all(_is_causal(mixer.spec) for mixer in mixers):
+        return
+    message = "a class token at the head is the first token, and every layer is causal, so it never sees a patch"
+    report.add(node.place_of(("cls_token",)), message, "write cls_token: middle, or ssm_bidirectional: v2 in backbone")
+
+
+def _is_causal(mixer: Any) -> bool:
+    return mixer.is_causal() if isinstance(mixer, ScanningSpec) else bool(getattr(mixer, "causal", True))
+
+
 def check_pairs(
     checked: Checked[Any],
     fields: dict[str, Node],
@@ -86,12 +115,13 @@ def check_pairs(
     place = fields["bidirectional"].path
     if count is not None and count % 2:
         message = f"bidirectional: layers makes pairs of layers, so their number must be even; given {count}"
-        report.add(place, message, f"write n_layer: {count + 1}, or bidirectional: none")
+        even = f"a pattern of {count + 1} layers" if "pattern" in fields else f"n_layer: {count + 1}"
+        report.add(place, message, f"write {even}, or bidirectional: none")
     if isinstance(head.spec, LmHeadSpec | CodebooksHeadSpec):
         message = f"a head of type '{head.spec.type}' needs causal layers, and every second layer reads backwards"
         report.add(place, message, "write bidirectional: none, or head: none")
-    carries = [name for name in ("residual_attn", "value_residual") if name in fields and fields[name].value]
-    carries = [name for name in carries if fields[name].value != "none"]
+    carries = ["residual_attn"] if "residual_attn" in fields else []
+    carries += ["value_residual"] if settings.value_residual != "none" else []
     shares = any(getattr(mixer.spec, "selection_from", "self") != "self" for mixer in mixers)
     if carries or shares:
         message = (

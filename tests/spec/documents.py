@@ -222,6 +222,11 @@ def image_documents(draw: st.DrawFn) -> dict[str, Any]:
     backbone |= draw(optional(drop_path=st.floats(0.0, 0.9)))
     if draw(flags):
         backbone |= {"bidirectional": "layers", "bidirectional_merge": draw(st.sampled_from(["sum", "mean"]))}
+    if source["cls_token"] == "head":  # which sees no patch where every layer is causal
+        backbone["attn"]["causal"], backbone["overrides"] = (
+            False,
+            [{"layers": [-1], "mixer": {"type": "attention", "num_heads": 4}}],
+        )
     pools = ["mean", "last", "max", "all"] if source["cls_token"] == "none" else ["cls"]
     classes = {"type": "classifier", "num_classes": draw(st.integers(0, 1000))}
     classes |= draw(optional(pool=st.sampled_from([None, *pools]), bias=flags))
