@@ -88,7 +88,7 @@ def check_sight(
     if unsure or settings.spec.bidirectional == "layers" or not all(_is_causal(mixer.spec) for mixer in mixers):
         return
     message = "a class token at the head is the first token, and every layer is causal, so it never sees a patch"
-    report.add(node.place_of(("cls_token",)), message, "write cls_token: middle, or ssm_bidirectional: v2 in backbone")
+    report.add(node.place_of(("cls_token",)), message, "write cls_token: middle, or bidirectional: v2 in a mixer")
 
 
 def _is_causal(mixer: Any) -> bool:

@@ -150,7 +150,7 @@ CASES = {
     ),
     "a class token that sees nothing": (
         image(of(), cls_token="head"),
-        "input.cls_token: a class token at the head is the first token, and every layer is causal, so it never sees a patch; write cls_token: middle, or ssm_bidirectional: v2 in backbone",
+        "input.cls_token: a class token at the head is the first token, and every layer is causal, so it never sees a patch; write cls_token: middle, or bidirectional: v2 in a mixer",
         [image(of(), cls_token="middle"), image(of(), cls_token="head", backbone={"ssm_bidirectional": "v2"})],
     ),
     # pairs of layers
