@@ -75,7 +75,7 @@ def _resolve_root(root: Node, report: Report) -> dict[str, Any] | None:
     head, head_node = _check_end("head", HEADS, children, "none", report)
     check_ends(source, head, head_node, report)
     check_pool(source, head, head_node, report)
-    backbone = _resolve_backbone(root, (source, source_node), head, report)
+    backbone = _resolve_backbone(root, source, source_node, head, report)
     if report or backbone is None:
         return None
     return {
@@ -101,7 +101,7 @@ def _check_end(
 
 
 def _resolve_backbone(
-    root: Node, reads: tuple[Checked[Any], Node], head: Checked[Any], report: Report
+    root: Node, source: Checked[Any], source_node: Node, head: Checked[Any], report: Report
 ) -> dict[str, Any] | None:
     backbone = root.get("backbone")
     if backbone is None:
@@ -125,7 +125,6 @@ def _resolve_backbone(
     if "overrides" in fields:
         overrides.apply(fields["overrides"])
     d_model = None if settings.spec is None or "d_model" in settings.faulty else settings.spec.d_model
-    source, source_node = reads
     check_patches(source, source_node, d_model, report)
     checker = LayerChecker(d_model, report, attends_causally=not isinstance(source.spec, PatchesInputSpec))
     checker.check_layers(overrides.layers or ())
