@@ -30,7 +30,7 @@ def describe(part: "Spec | None") -> str:
     if part is None:
         return "-"
     values = part.model_dump(mode="json", exclude_defaults=True, exclude={"type"})
-    fields = [f"{name}={_text(value)}" for name, value in values.items()]
+    fields = [f"{name}={_list_name(name, value) or _text(value)}" for name, value in values.items()]
     kind = getattr(part, "type", None)
     return " ".join([kind, *fields] if kind else fields)
 
@@ -66,15 +66,30 @@ def print_model(spec: "ModelSpec", sizes: Mapping[str, Size] | None = None) -> N
 
 def _print_facts(spec: "ModelSpec") -> None:
     backbone = spec.backbone
+    shown = {"d_model", "n_layer", "pattern", "blocks", "norm", "norm_placement", "init"}
+    settings = backbone.model_dump(mode="json", exclude_defaults=True, exclude=shown | {"residual_attn"})
+    if backbone.residual_attn is not None:
+        settings["residual_attn"] = backbone.residual_attn.carry
+    others = "".join(f", {name}={_text(value)}" for name, value in settings.items())
     facts = {
         "name": spec.name or "-",
-        "input": describe(spec.input),
-        "stack": f"{backbone.n_layer} layers, d_model {backbone.d_model}, {backbone.pattern}",
+        "input": describe(spec.input) + _token_count(spec.input),
+        "stack": f"{backbone.n_layer} layers, d_model {backbone.d_model}, {backbone.pattern}{others}",
         "norm": f"{backbone.norm_placement}, {describe(backbone.norm)}",
         "head": describe(spec.head),
     }
     for name, fact in facts.items():
         typer.echo(f"{name + ':':<7}{fact}")
+
+
+def _token_count(source: "Spec") -> str:
+    """Says how many tokens an image becomes."""
+    from hybridgen.spec.ends import PatchesInputSpec
+
+    if not isinstance(source, PatchesInputSpec):
+        return ""
+    rows, columns = source.grid()
+    return f", {rows}x{columns} patches, {source.length()} tokens"
 
 
 def _layer_rows(spec: "ModelSpec", sizes: Mapping[str, Size] | None) -> list[list[str]]:
@@ -92,6 +107,14 @@ def _layer_rows(spec: "ModelSpec", sizes: Mapping[str, Size] | None) -> list[lis
 
 def _size_cells(size: Size) -> list[str]:
     return [f"{size.parameters:,}", human_bytes(size.weight_bytes)]
+
+
+def _list_name(field: str, value: object) -> str | None:
+    """The name of a well-known list of scan orders, which is shorter than the list."""
+    from hybridgen.spec.scans import SCANS
+
+    names = [name for name, orders in SCANS.items() if field == "scan" and value == list(orders)]
+    return names[0] if names else None
 
 
 def _text(value: object) -> str:

@@ -88,14 +88,14 @@ class LayerChecker:
             check_loosely(node, MIXERS, "mixer", self.report)
             self.mixers[id(node)] = (Checked(None), node)
             return
-        key = id(node)
+        filled = node
         if kind == "attention" and not self.attends_causally and "causal" not in node.value:
-            node = Node({**node.value, "causal": Node(False, node.place_of(("causal",)))}, node.path)
-        part = Part(node, f"mixer type '{kind}'", ("mixer", MIXERS), needed_by)
+            filled = Node({**node.value, "causal": Node(False, node.place_of(("causal",)))}, node.path)
+        part = Part(filled, f"mixer type '{kind}'", ("mixer", MIXERS), needed_by)
         found: Checked[Any] = check(MIXERS[kind], part, self.report)
         if rules:
             check_mixer_rules(found, node, self.d_model, self.report)
-        self.mixers[key] = (found, node)
+        self.mixers[id(node)] = (found, node)
 
     def check_mlp(self, node: Node, needed_by: str | None) -> None:
         """Checks the fields of an MLP."""

@@ -5,12 +5,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hybridgen.spec.base import NonNegativeInt, PositiveFloat, PositiveInt, Problem, Share, Spec
+from hybridgen.spec.base import GREATEST, NonNegativeInt, PositiveFloat, PositiveInt, Problem, Share, Spec
 
 Pixels = Annotated[int, Field(ge=1, le=65_536)]
 Pair = Annotated[tuple[Pixels, Pixels], Field(strict=False)]
-Channels = Annotated[tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...], Field(strict=False, min_length=1)]
+Channels = Annotated[tuple[Annotated[float, Field(ge=-GREATEST, le=GREATEST)], ...], Field(strict=False, min_length=1)]
 Spread = Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)]
+ChannelCount = Annotated[int, Field(ge=1, le=65_536)]
+MOST_PATCHES = 4096 * 4096
+"""More are no picture that a model reads in one piece; the bound keeps slips from tables of positions without end."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -70,7 +73,7 @@ class PatchesInputSpec(Spec):
     """Side of a patch in pixels."""
     stride: Pixels | None = None
     """Pixels from one patch to the next; null is patch_size, less makes patches overlap."""
-    channels: PositiveInt = 3
+    channels: ChannelCount = 3
     """Channels of the images."""
     cls_token: Literal["none", "head", "middle", "double"] = "none"
     """Where a learned class token stands: in front of the patches (head), behind the first half of them (middle), or
@@ -139,6 +142,15 @@ class PatchesInputSpec(Spec):
                 )
                 near = f"write {below} or {below + step}"
                 yield Problem(("image_size",), message, near, depends=("patch_size", "stride"))
+        rows, columns = self.grid()
+        if rows * columns > MOST_PATCHES:
+            message = f"an image can have at most {MOST_PATCHES} patches; given {rows} * {columns}"
+            named = "patch_size" if self.stride is None else "stride"
+            depends = ("patch_size", "stride")
+            yield Problem(("image_size",), message, f"write a larger {named}, or a smaller image_size", depends)
+        if self.rotary == "none" and self.rotary_grid != 14:
+            message = f"rotary_grid needs rotary, nothing is rotated without it; given {self.rotary_grid}"
+            yield Problem(("rotary_grid",), message, "remove it, or write rotary: hidden", depends=("rotary",))
         if self.rotary != "none" and self.cls_token in ("middle", "double"):
             message = (
                 f"rotary is for patches without a class token, or with one at the head; given cls_token: "

@@ -11,7 +11,7 @@ from hybridgen.spec.base import Spec
 from hybridgen.spec.report import Report
 from hybridgen.spec.tree import BROKEN, Node, mapping_of
 from hybridgen.spec.vocabulary import unknown_key
-from hybridgen.spec.wording import Schema, expectation, field_schema, wrong_value
+from hybridgen.spec.wording import Schema, expectation, field_schema, item_schemas, wrong_value
 
 S = TypeVar("S", bound=Spec)
 
@@ -74,7 +74,7 @@ def check(spec: type[S], part: Part, report: Report) -> Checked[S]:
     for field in sorted(faulty - broken, key=list(spec.model_fields).index):
         schema = field_schema(spec, field)
         if field in known:
-            items = {each["loc"][1] for each in wrong if each["loc"][0] == field and len(each["loc"]) > 1}
+            items = {part for each in wrong if each["loc"][0] == field for part in each["loc"][1:]}
             _report_value(known[field], schema, items, report)
         elif part.needed_by is not None:
             _report_missing(part, field, schema, report)
@@ -90,10 +90,11 @@ def _sibling_hint(key: str, spec: type[Spec], siblings: tuple[str, Mapping[str, 
 
 
 def _report_value(node: Node, schema: Schema, items: Collection[Any], report: Report) -> None:
-    item_schemas = schema.get("prefixItems", [])
-    if isinstance(node.value, list) and item_schemas and len(item_schemas) == len(node.value):
-        for index in sorted(item for item in items if isinstance(item, int)):
-            _report_value(node.value[index], item_schemas[index], (), report)
+    inside = item_schemas(schema, len(node.value)) if isinstance(node.value, list) else None
+    wrong = sorted(item for item in items if isinstance(item, int))
+    if inside is not None and wrong and wrong[-1] < len(inside):
+        for index in wrong:
+            _report_value(node.value[index], inside[index], (), report)
         return
     message, suggestion = wrong_value(schema, node.plain())
     report.add(node.path, message, suggestion)

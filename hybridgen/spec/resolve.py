@@ -29,7 +29,7 @@ from hybridgen.spec.rules import check_carry, check_causality, check_chain, chec
 from hybridgen.spec.stack import read_stack
 from hybridgen.spec.sugar import is_flat, respell_backbone, respell_end, unflatten
 from hybridgen.spec.tree import BROKEN, Node, grow, mapping_of
-from hybridgen.spec.vision_rules import check_pairs, check_patches, check_pool, check_scan
+from hybridgen.spec.vision_rules import check_pairs, check_patches, check_pool, check_scan, check_sight
 from hybridgen.spec.vocabulary import unknown_key
 
 _BROKEN: Checked[Any] = Checked(None)
@@ -75,7 +75,7 @@ def _resolve_root(root: Node, report: Report) -> dict[str, Any] | None:
     head, head_node = _check_end("head", HEADS, children, "none", report)
     check_ends(source, head, head_node, report)
     check_pool(source, head, head_node, report)
-    backbone = _resolve_backbone(root, (source, source_node), head, report)
+    backbone = _resolve_backbone(root, source, source_node, head, report)
     if report or backbone is None:
         return None
     return {
@@ -101,7 +101,7 @@ def _check_end(
 
 
 def _resolve_backbone(
-    root: Node, reads: tuple[Checked[Any], Node], head: Checked[Any], report: Report
+    root: Node, source: Checked[Any], source_node: Node, head: Checked[Any], report: Report
 ) -> dict[str, Any] | None:
     backbone = root.get("backbone")
     if backbone is None:
@@ -125,7 +125,6 @@ def _resolve_backbone(
     if "overrides" in fields:
         overrides.apply(fields["overrides"])
     d_model = None if settings.spec is None or "d_model" in settings.faulty else settings.spec.d_model
-    source, source_node = reads
     check_patches(source, source_node, d_model, report)
     checker = LayerChecker(d_model, report, attends_causally=not isinstance(source.spec, PatchesInputSpec))
     checker.check_layers(overrides.layers or ())
@@ -136,6 +135,7 @@ def _resolve_backbone(
     _check_carries(residual_attn, mixers, fields, d_model, report)
     count = None if overrides.layers is None else len(overrides.layers)
     check_pairs(settings, fields, count, head, [mixer for mixer, _ in mixers], report)
+    check_sight(source, source_node, head, [mixer for mixer, _ in mixers], settings, report)
     checker.check_rest(stack, [*stack.unused, *overrides.changes])
     if report or settings.spec is None or overrides.layers is None:
         return None

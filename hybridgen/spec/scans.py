@@ -92,7 +92,7 @@ class ScanningSpec(Spec):
         orders, several = self.directions(), len(self.directions()) > 1
         if self.scan is not None and self.bidirectional != "none":
             message = f"bidirectional: {self.bidirectional} has its scan, [row, row_reverse]; given scan besides"
-            yield Problem(("scan",), message, "remove one of the two", depends=("bidirectional",))
+            yield Problem(("scan",), message, "remove it, or write bidirectional: none", depends=("bidirectional",))
         elif self.scan is not None and len(set(orders)) < len(orders):
             twice = next(order for index, order in enumerate(orders) if order in orders[:index])
             yield Problem(("scan",), f"an order can be in scan only once; given {twice} twice", "remove one of them")
@@ -101,7 +101,7 @@ class ScanningSpec(Spec):
             yield Problem(("scan_share",), message, "remove it", depends=("bidirectional",))
         elif self.scan_share and not several:
             message = "scan_share needs scan with two orders or more; there is one direction"
-            yield Problem(("scan_share",), message, "remove it, or write scan: vim", depends=("scan",))
+            yield Problem(("scan_share",), message, "remove it, or write scan: vim", depends=("bidirectional", "scan"))
         elif len(set(self.scan_share)) < len(self.scan_share):
             yield Problem(("scan_share",), "a part can be in scan_share only once", "remove one of them")
         if self.divide_out and self.bidirectional == "v1":

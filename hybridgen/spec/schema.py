@@ -73,6 +73,8 @@ def _partial(schema: Any, definitions: Schema) -> Any:
     kept = {key: rule for key, rule in schema.items() if key not in ("required", "if", "then", "else")}
     if any("required" in option for option in schema.get("anyOf", ())):
         del kept["anyOf"]
+    if "oneOf" in kept:  # without its type, a part can be of several kinds
+        kept = {"anyOf" if key == "oneOf" else key: rule for key, rule in kept.items()}
     if "properties" not in schema:
         return {key: _partial(rule, definitions) for key, rule in kept.items()}
     fields = {name: _partial(rule, definitions) for name, rule in schema["properties"].items()}

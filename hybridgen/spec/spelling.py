@@ -61,10 +61,51 @@ SYNONYMS = {
     "attention": "attn",
     "ffn": "mlp",
     "feed_forward": "mlp",
+    "img_size": "image_size",
+    "input_size": "image_size",
+    "in_chans": "channels",
+    "in_channels": "channels",
+    "num_channels": "channels",
+    "nb_classes": "num_classes",
+    "if_cls_token": "cls_token",
+    "class_token": "cls_token",
+    "use_middle_cls_token": "cls_token",
+    "use_double_cls_token": "cls_token",
+    "if_abs_pos_embed": "pos_embed",
+    "if_rope": "rotary",
+    "if_rope_residual": "rotary",
+    "pt_hw_seq_len": "rotary_grid",
+    "final_pool_type": "pool",
+    "global_pool": "pool",
+    "drop_rate": "dropout",
+    "drop_path_rate": "drop_path",
+    "bimamba_type": "bidirectional",
+    "if_bimamba": "bidirectional",
+    "bimamba": "bidirectional",
+    "if_bidirectional": "bidirectional",
+    "if_divide_out": "divide_out",
+    "if_devide_out": "divide_out",
+    "init_layer_scale": "layer_scale",
+    "layer_scale_init_value": "layer_scale",
+    "qkv_bias": "qkv_proj_bias",
 }
 
 SHORT_KINDS = {"attn": "attention", "mha": "attention", "gqa": "attention", "ln": "layer"}
 """Short names of kinds, which resemble no kind."""
+
+
+VALUE_TIPS = {
+    ("none", "v1", "v2"): {
+        "true": "write v2",
+        "layers": "write it in backbone, where bidirectional: layers makes pairs",
+    },
+    ("none", "layers"): {
+        "true": "write ssm_bidirectional: v2 for mixers that read both ways, or layers for pairs of layers",
+        "v1": "write ssm_bidirectional: v1, which is of the mixers",
+        "v2": "write ssm_bidirectional: v2, which is of the mixers",
+    },
+}
+"""What is meant by wrong values of a field with these choices, where another field takes them."""
 
 
 def distance(left: str, right: str) -> int:

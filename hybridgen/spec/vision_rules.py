@@ -5,7 +5,7 @@ from typing import Any
 
 from hybridgen.spec.ends import ClassifierHeadSpec, CodebooksHeadSpec, LmHeadSpec, PatchesInputSpec
 from hybridgen.spec.fields import Checked
-from hybridgen.spec.report import Report, shown
+from hybridgen.spec.report import Report
 from hybridgen.spec.scans import ScanningSpec
 from hybridgen.spec.tree import Node
 
@@ -37,10 +37,14 @@ def check_pool(source: Checked[Any], head: Checked[Any], node: Node, report: Rep
     cls_token = source.spec.cls_token if isinstance(source.spec, PatchesInputSpec) else "none"
     place = node.place_of(("pool",))
     if spec.pool == "cls" and cls_token == "none":
-        report.add(place, "pool: cls needs a class token; there is none", "write input.cls_token, or pool: mean")
+        is_image = isinstance(source.spec, PatchesInputSpec)
+        suggestion = (
+            "write cls_token: middle in input, or pool: mean" if is_image else "write pool: mean, or pool: last"
+        )
+        report.add(place, "pool: cls needs a class token; there is none", suggestion)
     if spec.pool != "cls" and cls_token != "none":
         message = f"a class token is what is classified, and input.cls_token is {cls_token}; given pool: {spec.pool}"
-        report.add(place, message, "remove pool, or write cls_token: none")
+        report.add(place, message, "remove pool, or write cls_token: none in input")
 
 
 def check_scan(mixer: Checked[Any], node: Node, source: Checked[Any], head: Checked[Any], report: Report) -> None:
@@ -49,7 +53,8 @@ def check_scan(mixer: Checked[Any], node: Node, source: Checked[Any], head: Chec
     if not isinstance(spec, ScanningSpec) or {"bidirectional", "scan"} & mixer.faulty:
         return
     field = "bidirectional" if spec.scan is None else "scan"
-    place, given = node.place_of((field,)), shown(getattr(spec, field))
+    orders = spec.bidirectional if spec.scan is None else f"[{', '.join(spec.scan)}]"
+    place, given = node.place_of((field,)), f"{field}: {orders}"
     if isinstance(head.spec, LmHeadSpec | CodebooksHeadSpec) and not spec.is_causal():
         message = (
             f"a head of type '{head.spec.type}' needs causal layers, and this one reads later tokens; given {given}"
@@ -59,6 +64,35 @@ def check_scan(mixer: Checked[Any], node: Node, source: Checked[Any], head: Chec
     if plane and source.spec is not None and not isinstance(source.spec, PatchesInputSpec):
         message = f"the order {plane[0]} is for patches of images; the input is of type '{source.spec.type}'"
         report.add(place, message, "write scan: [row, row_reverse], or input: {type: patches, ...}")
+
+
+def check_sight(
+    source: Checked[Any],
+    node: Node,
+    head: Checked[Any],
+    mixers: Iterable[Checked[Any]],
+    settings: Checked[Any],
+    report: Report,
+) -> None:
+    """Reports a class token in front of the patches that no layer lets see them: every image would be classified alike.
+
+    Behind the first half of the patches (middle) such a token sees these, which is little but sound.
+    """
+    spec = source.spec
+    if not isinstance(spec, PatchesInputSpec) or spec.cls_token != "head" or "cls_token" in source.faulty:
+        return
+    if not isinstance(head.spec, ClassifierHeadSpec) or settings.spec is None or "bidirectional" in settings.faulty:
+        return
+    mixers = list(mixers)
+    unsure = any(mixer.spec is None or {"causal", "bidirectional", "scan"} & mixer.faulty for mixer in mixers)
+    if unsure or settings.spec.bidirectional == "layers" or not all(_is_causal(mixer.spec) for mixer in mixers):
+        return
+    message = "a class token at the head is the first token, and every layer is causal, so it never sees a patch"
+    report.add(node.place_of(("cls_token",)), message, "write cls_token: middle, or bidirectional: v2 in a mixer")
+
+
+def _is_causal(mixer: Any) -> bool:
+    return mixer.is_causal() if isinstance(mixer, ScanningSpec) else bool(getattr(mixer, "causal", True))
 
 
 def check_pairs(
@@ -81,12 +115,13 @@ def check_pairs(
     place = fields["bidirectional"].path
     if count is not None and count % 2:
         message = f"bidirectional: layers makes pairs of layers, so their number must be even; given {count}"
-        report.add(place, message, f"write n_layer: {count + 1}, or bidirectional: none")
+        even = f"a pattern of {count + 1} layers" if "pattern" in fields else f"n_layer: {count + 1}"
+        report.add(place, message, f"write {even}, or bidirectional: none")
     if isinstance(head.spec, LmHeadSpec | CodebooksHeadSpec):
         message = f"a head of type '{head.spec.type}' needs causal layers, and every second layer reads backwards"
         report.add(place, message, "write bidirectional: none, or head: none")
-    carries = [name for name in ("residual_attn", "value_residual") if name in fields and fields[name].value]
-    carries = [name for name in carries if fields[name].value != "none"]
+    carries = ["residual_attn"] if "residual_attn" in fields else []
+    carries += ["value_residual"] if settings.value_residual != "none" else []
     shares = any(getattr(mixer.spec, "selection_from", "self") != "self" for mixer in mixers)
     if carries or shares:
         message = (

@@ -24,6 +24,8 @@ from hybridgen.spec.report import Report, listed
 from hybridgen.spec.spelling import bare, distance, nearest, synonym
 
 _LISTED_KEYS = 24
+_OF_MIXERS, _OF_STACKS = ("bimamba_type", "if_bimamba", "bimamba"), ("if_bidirectional",)
+"""Vim's names of what is called `bidirectional` here in both places."""
 _ADVISED_FAULTS = 200  # a search per key; a document with more faults than this is not a misspelt one
 
 
@@ -85,14 +87,33 @@ def unknown_key(
     if report.blames(path):
         return
     key = str(path[-1])
-    meant = synonym(key)
+    meant = synonym(key) or _prefixed_synonym(key)
+    long_form = "blocks" in path or bool({"blocks", "pattern"} & set(given))
+    elsewhere = _other_owner(key, valid, long_form)
+    if elsewhere is not None:
+        report.add(path, f"unknown field of {what}", elsewhere, key=True)
+        return
     near = meant if meant in valid else nearest(key, valid, given)
     sure = near is not None and (near == meant or distance(bare(near), bare(key)) <= 1)
-    long_form = "blocks" in path or bool({"blocks", "pattern"} & set(given))
     suggestion = near if sure else _advice(key, valid, near, hint, long_form)
     report.add(path, f"unknown field of {what}", suggestion, key=True)
     if near is not None and suggestion == near:
         report.excuse((*path[:-1], str(near)))
+
+
+def _prefixed_synonym(key: str) -> str | None:
+    """What another library's name behind the short form's prefix means: `attn_n_heads` is `attn_num_heads`."""
+    section, _, rest = key.partition("_")
+    meant = synonym(rest)
+    return f"{section}_{meant}" if meant is not None and section in ("ssm", "attn") else None
+
+
+def _other_owner(key: str, valid: Collection[str], long_form: bool) -> str | None:
+    """Advice on a name that means a field of a mixer but stands in a stack, which has a field of that name, or back."""
+    if key not in (*_OF_MIXERS, *_OF_STACKS) or ("d_state" if key in _OF_MIXERS else "d_model") in valid:
+        return None
+    homes = _homes(long_form)["bidirectional"]
+    return f"it is called 'bidirectional' here and belongs {homes[-1 if key in _OF_MIXERS else 0]}"
 
 
 def _advice(key: str, valid: Collection[str], near: str | None, hint: str | None, long_form: bool) -> str:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from hybridgen.spec.parts import NAME_PATTERN
 from hybridgen.spec.report import flow, listed, shown
-from hybridgen.spec.spelling import SHORT_KINDS, nearest
+from hybridgen.spec.spelling import SHORT_KINDS, VALUE_TIPS, nearest
 
 Schema = dict[str, Any]
 _COUNTS = {1: "one value", 2: "two values", 3: "three values"}
@@ -24,6 +24,17 @@ def field_schema(spec: type[BaseModel], field: str) -> Schema:
     """The JSON schema of one field of a spec class."""
     schema: Schema = spec.model_json_schema()["properties"][field]
     return schema
+
+
+def item_schemas(schema: Schema, length: int) -> list[Schema] | None:
+    """The schema of each item of a list of that length; None if the field takes no such list."""
+    for option in schema.get("anyOf", [schema]):
+        fixed, each = option.get("prefixItems"), option.get("items")
+        if fixed is not None and len(fixed) == length:
+            return list(fixed)
+        if fixed is None and each is not None and length <= option.get("maxItems", length):
+            return [each] * length
+    return None
 
 
 def wrong_value(schema: Schema, value: object) -> tuple[str, str | None]:
@@ -50,6 +61,7 @@ def expectation(schema: Schema, value: object = None) -> str:
         texts = [f"one of {', '.join(map(_plain, choices))}", *texts[len(choices) :]]
     if "an integer" in texts and "a number" in texts:
         texts.remove("an integer")
+    texts.sort(key=lambda text: ", each " in text)  # last, so that no other alternative reads as one of its items
     return listed(dict.fromkeys(texts), "or") + (_bounds(schema, value) if "anyOf" in schema else "")
 
 
@@ -77,6 +89,8 @@ def _one(schema: Schema, value: object) -> str:
         items = [expectation(item) for item in schema["prefixItems"]]
         inside = f"each {items[0]}" if len(set(items)) == 1 else listed(items)
         return f"a list of {_COUNTS.get(len(items), len(items))}, {inside}"
+    if kind == "array" and "items" in schema:
+        return _list_text(schema, value)
     if schema.get("pattern") == NAME_PATTERN:
         return "a name made of letters, digits, '.', '_' and '-', at most 200 in all,"
     names = {
@@ -91,10 +105,23 @@ def _one(schema: Schema, value: object) -> str:
     return names.get(str(kind), "a valid value") + _bounds(schema, value)
 
 
+def _list_text(schema: Schema, value: object) -> str:
+    """Words a list of any length; the bounds on it only where the value breaks them."""
+    low, high = schema.get("minItems", 0), schema.get("maxItems", math.inf)
+    count = len(value) if isinstance(value, list) else low
+    many = f" of at least {low} value" if count < low else f" of at most {high} values" if count > high else ""
+    choices = _choices(schema["items"])
+    if choices:
+        return f"a list{many} such as [{', '.join(map(_plain, choices[:2]))}]"
+    return f"a list{many}, each {expectation(schema['items'])}"
+
+
 def _bounds(schema: Schema, value: object) -> str:
     low, above = schema.get("minimum", schema.get("ge")), schema.get("exclusiveMinimum", schema.get("gt"))
     high, below = schema.get("maximum", schema.get("le")), schema.get("exclusiveMaximum", schema.get("lt"))
     tiny = above is not None and low is not None and _is_number(value) and above < value < low
+    if low is not None and low < 0 and not (_is_number(value) and value < low):
+        low = None
     text = f" above {above}" if above is not None and not tiny else f" of at least {low}" if low is not None else ""
     if high is not None and _is_number(value) and value > high:
         return f"{text} and at most {high}" if text else f" of at most {high}"
@@ -109,7 +136,10 @@ def _is_number(value: object) -> bool:
 
 def repair(schema: Schema, value: object) -> str | None:
     """Says what to write instead of a wrong value."""
-    if isinstance(value, str):
+    tips = VALUE_TIPS.get(tuple(map(_plain, _choices(schema))), {})
+    if isinstance(value, str | bool) and flow(value).strip("'") in tips:
+        fix: str | None = tips[flow(value).strip("'")]
+    elif isinstance(value, str):
         fix = _repair_text(schema, value)
     elif value is not None and any(option.get("pattern") == NAME_PATTERN for option in _options(schema)):
         fix = f'put it in quotes: "{value}"' if re.fullmatch(NAME_PATTERN, str(value)) else None
@@ -140,7 +170,14 @@ def _repair_text(schema: Schema, text: str) -> str | None:
         return f"write {re.sub(r'[^A-Za-z0-9._-]+', '-', text.strip())[:200] or 'a name'}"
     choices = [choice for choice in _choices(schema) if isinstance(choice, str)]
     meant = SHORT_KINDS.get(text.strip().lower())
-    return meant if meant in choices else nearest(text, choices)
+    return meant if meant in choices else nearest(text, choices) or _repair_item(schema, text)
+
+
+def _repair_item(schema: Schema, text: str) -> str | None:
+    """Says how to write a text that is, or is near, an item of the list that should stand there."""
+    items = [choice for each in item_schemas(schema, 1) or () for choice in _choices(each) if isinstance(choice, str)]
+    near = text if text in items else nearest(text, items)
+    return f"write [{near}]" if near else None
 
 
 def _scalar(text: str) -> Any:

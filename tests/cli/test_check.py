@@ -1,5 +1,6 @@
 """`hybridgen check`."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,3 +63,19 @@ def test_environment_is_read_only_when_allowed(
     assert refused.status == 2
     assert "environment" in refused.err
     assert "from-outside: 2 layers" in hybridgen("check", path, "--allow-env").out
+
+
+@pytest.mark.parametrize("command", ["check", "show"])
+@pytest.mark.parametrize(("patch_size", "status"), [(1, 2), (16, 0)])
+def test_images_without_end_are_answered_soon(
+    hybridgen: Program, document: Callable[[str], Path], command: str, patch_size: int, status: int
+) -> None:
+    source = f"{{type: patches, image_size: 65536, patch_size: {patch_size}, cls_token: middle, channels: 65536}}"
+    stack = "{d_model: 1000000000, n_layer: 10000, ssm_scan: plainmamba}"
+    head = "{type: classifier, num_classes: 1000000000}"
+    path = document(f"input: {source}\nbackbone: {stack}\nhead: {head}\n")
+    began = time.perf_counter()
+    result = hybridgen(command, path)
+    assert time.perf_counter() - began < 20  # well below a second; the bound is for a busy machine
+    assert result.status == status
+    assert ("at most 16777216 patches; given 65536 * 65536" in result.err + result.out) == (status == 2)

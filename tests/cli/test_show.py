@@ -20,10 +20,23 @@ def test_runs_of_equal_layers_are_folded(hybridgen: Program) -> None:
     assert table[0].split() == ["0-2", "x3", "mamba2", "d_state=32", "headdim=16", "chunk_size=64", "-"]
 
 
-@pytest.mark.parametrize("name", ["zonos-v0.1-hybrid", "tour", "tiny-hybrid"])
+@pytest.mark.parametrize("name", ["zonos-v0.1-hybrid", "tour", "tour-vision", "tiny-hybrid"])
 def test_yaml_resolves_to_itself(hybridgen: Program, document: Callable[[str], Path], name: str) -> None:
     text = hybridgen("show", CONFIGS / f"{name}.yaml", "--yaml").out
     assert hybridgen("show", document(text), "--yaml").out == text
+
+
+def test_an_image_model_says_its_tokens_scans_and_settings_of_the_stack(hybridgen: Program) -> None:
+    lines = hybridgen("show", CONFIGS / "tour-vision.yaml").out.splitlines()
+    assert lines[1].endswith("std=[0.229,0.224,0.225], 7x11 patches, 78 tokens")
+    assert lines[2] == "stack: 8 layers, d_model 64, (v p c)*2 b a, drop_path=0.1"
+    assert lines[7].split()[1:5] == ["mamba1", "scan=plainmamba", "scan_share=[conv,proj,A,D]", "layer_scale=0.1"]
+    assert lines[12].split()[1:4] == ["mamba2", "bidirectional=v2", "headdim=32"]
+
+
+def test_what_attention_hands_on_is_a_setting_of_the_stack(hybridgen: Program) -> None:
+    stack = hybridgen("show", CONFIGS / "realformer-base.yaml").out.splitlines()[2]
+    assert stack.endswith(", residual_attn=raw")
 
 
 def test_json_is_the_same_document(hybridgen: Program, document: Callable[[str], Path]) -> None:

@@ -16,7 +16,7 @@ MAMBA = {"type": "mamba1", "d_state": 4}
 def document(cls_token="none", image_size=16, head=None, backbone=None, **source):
     return {
         "input": {"type": "patches", "image_size": image_size, "patch_size": 4, "cls_token": cls_token, **source},
-        "backbone": {"d_model": 16, "n_layer": 4, "ssm": MAMBA, **(backbone or {})},
+        "backbone": {"d_model": 16, "n_layer": 4, "ssm": {**MAMBA, "bidirectional": "v2"}, **(backbone or {})},
         "head": {"type": "classifier", "num_classes": 5, **(head or {})},
     }
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hybridgen.errors import Fault, SpecError
 from hybridgen.spec import ModelSpec
 from hybridgen.spec.activations import ACTIVATION_NAMES
+from hybridgen.spec.scans import SCAN_ORDERS, SCAN_PARTS, SCANS
 
 SHORT: dict[str, Any] = {
     "name": "short",
@@ -32,6 +33,12 @@ LONG: dict[str, Any] = {
         },
         "pattern": "(m*3 a)*2 f",
     },
+}
+
+IMAGE: dict[str, Any] = {
+    "input": {"type": "patches", "image_size": 32, "patch_size": 4, "cls_token": "middle"},
+    "backbone": {"d_model": 64, "n_layer": 4, "ssm": {"type": "mamba1", "bidirectional": "v2"}},
+    "head": {"type": "classifier", "num_classes": 10},
 }
 
 
@@ -128,6 +135,19 @@ def mlp() -> st.SearchStrategy[dict[str, Any]]:
     return optional(gated=flags, gate_activation=activations, bias=flags, multiple_of=st.integers(1, 256))
 
 
+@st.composite
+def directions(draw: st.DrawFn, plane: bool = True) -> dict[str, Any]:
+    """The fields of a mixer that reads its tokens in several orders; without `plane`, in those of a sequence."""
+    fields = draw(optional(layer_scale=st.one_of(st.none(), positive)))
+    if draw(flags):
+        kind = draw(st.sampled_from(["v1", "v2"]))
+        return fields | {"bidirectional": kind, "divide_out": kind == "v2" and draw(flags)}
+    names = [order for order in SCAN_ORDERS if plane or order.startswith("row")]
+    lists = st.lists(st.sampled_from(names), min_size=2, unique=True)
+    fields["scan"] = draw(st.one_of(lists, st.sampled_from(sorted(SCANS) if plane else ["vim"])))
+    return fields | draw(optional(scan_share=st.lists(st.sampled_from(SCAN_PARTS), unique=True), divide_out=flags))
+
+
 ssms = st.one_of(
     mamba1().map(lambda fields: {"type": "mamba1", **fields}), mamba2().map(lambda fields: {"type": "mamba2", **fields})
 )
@@ -175,8 +195,49 @@ def long_backbones(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @st.composite
+def patches(draw: st.DrawFn) -> dict[str, Any]:
+    """Inputs of images whose sides fit their patches, for stacks whose width is a multiple of 4."""
+    patch, channels = draw(st.integers(1, 16)), draw(st.integers(1, 4))
+    stride = draw(st.integers(1, patch))
+    height, width = (patch + stride * draw(st.integers(0, 15)) for _ in range(2))
+    rotary = draw(st.sampled_from(["none", "hidden", "residual"]))
+    places = ["none", "head"] if rotary != "none" else ["none", "head", "middle", "double"]
+    size = st.sampled_from([height, [height, height]] if height == width else [[height, width]])
+    fields = {"type": "patches", "patch_size": patch, "stride": stride, "channels": channels, "rotary": rotary}
+    statistics = st.lists(st.floats(0.1, 1.0), min_size=channels, max_size=channels)
+    more = draw(optional(pos_embed=flags, mean=statistics, std=st.one_of(st.none(), statistics)))
+    if rotary != "none":
+        more |= draw(optional(rotary_grid=st.integers(1, 64)))
+    return {**fields, "image_size": draw(size), "cls_token": draw(st.sampled_from(places)), **more}
+
+
+@st.composite
+def image_documents(draw: st.DrawFn) -> dict[str, Any]:
+    """Valid documents of models that read images."""
+    source = draw(patches())
+    backbone: dict[str, Any] = {"d_model": draw(st.sampled_from([64, 128])), "n_layer": 2 * draw(st.integers(1, 6))}
+    backbone["ssm"] = {**draw(ssms), **draw(st.one_of(st.just({}), directions()))}
+    backbone["attn"] = {"num_heads": 4, "causal": draw(flags)}
+    backbone["attn_layer_idx"] = draw(st.sampled_from(["none", "1::2", "all"]))
+    backbone |= draw(optional(drop_path=st.floats(0.0, 0.9)))
+    if draw(flags):
+        backbone |= {"bidirectional": "layers", "bidirectional_merge": draw(st.sampled_from(["sum", "mean"]))}
+    if source["cls_token"] == "head":  # which sees no patch where every layer is causal
+        backbone["attn"]["causal"], backbone["overrides"] = (
+            False,
+            [{"layers": [-1], "mixer": {"type": "attention", "num_heads": 4}}],
+        )
+    pools = ["mean", "last", "max", "all"] if source["cls_token"] == "none" else ["cls"]
+    classes = {"type": "classifier", "num_classes": draw(st.integers(0, 1000))}
+    classes |= draw(optional(pool=st.sampled_from([None, *pools]), bias=flags))
+    return {"input": source, "backbone": backbone, "head": draw(st.sampled_from(["none", classes]))}
+
+
+@st.composite
 def documents(draw: st.DrawFn) -> dict[str, Any]:
     """Valid documents of every form."""
+    if draw(st.integers(0, 3)) == 0:
+        return draw(image_documents())
     backbone = draw(st.one_of(short_backbones(), long_backbones()))
     backbone |= draw(
         optional(

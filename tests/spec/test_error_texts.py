@@ -350,8 +350,8 @@ def test_overrides_must_be_a_list():
     [
         ({**SHORT, "name": "a b"}, "name: must be a name made of letters, digits, '.', '_' and '-', at most 200 in all, or null; given the text 'a b'; write a-b"),
         ({**SHORT, "hed": "lm"}, "hed: unknown field of a document; closest is 'head'"),
-        ({**SHORT, "input": "tokns"}, "input: input type must be one of hidden, tokens, codebooks; given 'tokns'; closest is 'tokens'"),
-        ({**SHORT, "input": {"vocab_size": 5}}, "input.type: required field is missing; add type: one of hidden, tokens, codebooks"),
+        ({**SHORT, "input": "tokns"}, "input: input type must be one of hidden, tokens, codebooks, patches; given 'tokns'; closest is 'tokens'"),
+        ({**SHORT, "input": {"vocab_size": 5}}, "input.type: required field is missing; add type: one of hidden, tokens, codebooks, patches"),
         ({**SHORT, "input": {"type": "tokens"}}, "input.vocab_size: required field is missing; add vocab_size: an integer of at least 1 (Number of different tokens)"),
         ({**SHORT, "head": {"type": "lm", "vocab_size": 5}}, "head.vocab_size: unknown field of head type 'lm'; it is a field of head type 'codebooks'"),
         ({**SHORT, "head": 3}, "head: must be a mapping; given 3; write the fields indented below 'head'"),

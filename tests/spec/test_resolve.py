@@ -200,7 +200,9 @@ def test_the_canonical_document_is_plain_and_complete():
     assert list(document) == ["name", "input", "backbone", "head"]
     assert document["backbone"]["blocks"]["ssm"]["mixer"]["dt_limit"] == [0.0, None]
     fields = {"d_model", "n_layer", "blocks", "pattern", "norm", "norm_placement", "residual_in_fp32", "init"}
-    assert set(document["backbone"]) == fields | {"residual_attn", "value_residual", "layer_dropout"}
+    assert set(document["backbone"]) == fields | {
+        "residual_attn", "value_residual", "layer_dropout", "bidirectional", "bidirectional_merge", "drop_path",
+    }  # fmt: skip
 
 
 def test_a_spec_is_frozen_and_validates_to_itself():

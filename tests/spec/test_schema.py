@@ -11,7 +11,7 @@ from hybridgen.spec.document import MIXERS, MlpSection
 from hybridgen.spec.load import load_document
 from hybridgen.spec.parts import MlpSpec
 from hybridgen.spec.schema import json_schema
-from tests.spec.documents import LONG, SHORT, changed, documents
+from tests.spec.documents import IMAGE, LONG, SHORT, changed, documents
 from tests.spec.test_sugar import MAMBA2ATTN, MAMBA_130M, ZONOS_HYBRID
 
 SCHEMA = json_schema()
@@ -62,6 +62,11 @@ def test_upstream_configurations_are_accepted(document):
         changed(LONG, pattern=["m", "a"]),
         {**SHORT, "defaults": ["base", {"override": "x"}, "_self_"]},
         changed(SHORT, d_model="${width}", attn="${attention}"),
+        IMAGE,
+        {**IMAGE, "input": {"type": "patches", "image_size": [224, 160], "mean": [0, 0.5, 1], "std": None}},
+        changed(IMAGE, ssm={"scan": "vmamba", "scan_share": ["conv"]}, bidirectional="layers"),
+        changed(IMAGE, ssm={"scan": ["zigzag", "column_reverse"], "scan_share": []}, drop_path=0),
+        changed(IMAGE, ssm_bidirectional="v1", ssm_scan=None),
     ],
 )
 def test_every_form_is_accepted(document):
@@ -75,6 +80,7 @@ def test_every_form_is_accepted(document):
         {"defaults": ["base"], "input": {"embed_scale": 2.0}, "head": {"bias": True}},
         {"defaults": ["base"], "backbone": {"ssm": {"d_state": 8}, "blocks": {"m": {"mlp": {"bias": True}}}}},
         {"defaults": ["mamba"], "vocab_size": 5},
+        {"defaults": ["vim"], "input": {"dropout": 0.1, "image_size": [64, 96]}, "backbone": {"ssm": {"scan": "vim"}}},
     ],
 )
 def test_a_document_with_defaults_requires_nothing(document):
@@ -117,6 +123,20 @@ def test_a_document_with_defaults_has_no_other_fields(fields):
         changed(SHORT, norm_placement="middle"),
         changed(SHORT, norm={"eps": 0}),
         changed(SHORT, blocks=LONG["backbone"]["blocks"], pattern="m"),
+        changed(SHORT, bidirectional="v2"),
+        changed(SHORT, ssm={"bidirectional": "layers"}),
+        changed(SHORT, ssm={"scan": "vimm"}),
+        changed(SHORT, ssm={"scan": ["row", "colum"]}),
+        changed(SHORT, ssm={"scan": ["row", "row"]}),
+        changed(SHORT, ssm={"scan": []}),
+        changed(SHORT, ssm={"scan_share": ["cov"]}),
+        changed(SHORT, drop_path=1.0),
+        {**IMAGE, "input": {"type": "patches"}},
+        {**IMAGE, "input": {"type": "patches", "image_size": [224]}},
+        {**IMAGE, "input": {"type": "patches", "image_size": [224, 1.5]}},
+        {**IMAGE, "input": {"type": "patches", "image_size": 224, "mean": []}},
+        {**IMAGE, "head": {"type": "classifier"}},
+        {**IMAGE, "head": {"type": "classifier", "num_classes": 10, "pool": "cls_token"}},
         changed(SHORT, overrides={"layers": [1]}),
         changed(SHORT, overrides=[{"attn": {"window": 1}}]),
         changed(SHORT, overrides=[{"layers": [1], "atn": {"window": 1}}]),
