@@ -29,7 +29,7 @@ from hybridgen.spec.rules import check_carry, check_causality, check_chain, chec
 from hybridgen.spec.stack import read_stack
 from hybridgen.spec.sugar import is_flat, respell_backbone, respell_end, unflatten
 from hybridgen.spec.tree import BROKEN, Node, grow, mapping_of
-from hybridgen.spec.vision_rules import check_pairs, check_patches, check_pool, check_scan, check_sight
+from hybridgen.spec.vision_rules import check_pairs, check_patches, check_pool, check_scan
 from hybridgen.spec.vocabulary import unknown_key
 
 _BROKEN: Checked[Any] = Checked(None)
@@ -135,7 +135,6 @@ def _resolve_backbone(
     _check_carries(residual_attn, mixers, fields, d_model, report)
     count = None if overrides.layers is None else len(overrides.layers)
     check_pairs(settings, fields, count, head, [mixer for mixer, _ in mixers], report)
-    check_sight(source, source_node, head, [mixer for mixer, _ in mixers], settings, report)
     checker.check_rest(stack, [*stack.unused, *overrides.changes])
     if report or settings.spec is None or overrides.layers is None:
         return None

@@ -66,35 +66,6 @@ def check_scan(mixer: Checked[Any], node: Node, source: Checked[Any], head: Chec
         report.add(place, message, "write scan: [row, row_reverse], or input: {type: patches, ...}")
 
 
-def check_sight(
-    source: Checked[Any],
-    node: Node,
-    head: Checked[Any],
-    mixers: Iterable[Checked[Any]],
-    settings: Checked[Any],
-    report: Report,
-) -> None:
-    """Reports a class token in front of the patches that no layer lets see them: every image would be classified alike.
-
-    Behind the first half of the patches (middle) such a token sees these, which is little but sound.
-    """
-    spec = source.spec
-    if not isinstance(spec, PatchesInputSpec) or spec.cls_token != "head" or "cls_token" in source.faulty:
-        return
-    if not isinstance(head.spec, ClassifierHeadSpec) or settings.spec is None or "bidirectional" in settings.faulty:
-        return
-    mixers = list(mixers)
-    unsure = any(mixer.spec is None or {"causal", "bidirectional", "scan"} & mixer.faulty for mixer in mixers)
-    if unsure or settings.spec.bidirectional == "layers" or not all(_is_causal(mixer.spec) for mixer in mixers):
-        return
-    message = "a class token at the head is the first token, and every layer is causal, so it never sees a patch"
-    report.add(node.place_of(("cls_token",)), message, "write cls_token: middle, or bidirectional: v2 in a mixer")
-
-
-def _is_causal(mixer: Any) -> bool:
-    return mixer.is_causal() if isinstance(mixer, ScanningSpec) else bool(getattr(mixer, "causal", True))
-
-
 def check_pairs(
     checked: Checked[Any],
     fields: dict[str, Node],

@@ -148,11 +148,6 @@ CASES = {
         "head.pool: pool: cls needs a class token; there is none; write pool: mean, or pool: last",
         [image(head={"pool": "mean"}, ends=TOKENS), image(head={"pool": "last"}, ends=TOKENS)],
     ),
-    "a class token that sees nothing": (
-        image(of(), cls_token="head"),
-        "input.cls_token: a class token at the head is the first token, and every layer is causal, so it never sees a patch; write cls_token: middle, or bidirectional: v2 in a mixer",
-        [image(of(), cls_token="middle"), image(of(), cls_token="head", backbone={"ssm_bidirectional": "v2"})],
-    ),
     # pairs of layers
     "an odd number of layers in pairs": (
         image(of(), backbone={**PAIRS, "n_layer": 5}),
