@@ -90,7 +90,46 @@ def hybrid_selective(d_model: int = 768) -> int:
     return 32000 * d_model + 12 * mamba2_layer(d_model, d_model) + 4 * attention_layer + d_model
 
 
+def vim_layer(d_model: int, state: int = 16) -> int:
+    """Norm, in_proj and out_proj, and twice (one direction each) convolution, x_proj, dt_proj, A_log and D."""
+    inner, rank = 2 * d_model, math.ceil(d_model / 16)
+    direction = 5 * inner + (rank + 2 * state) * inner + (rank + 1) * inner + inner * state + inner
+    return d_model + 3 * inner * d_model + 2 * direction
+
+
+def image_ends(d_model: int, tokens: int, classes: int = 1000, class_token: int = 1) -> int:
+    """Patches of 16 x 16 pixels, class token, positions, classifier."""
+    return (3 * 16 * 16 + 1) * d_model + (class_token + tokens) * d_model + (d_model + 1) * classes
+
+
+def vim(d_model: int, tokens: int = 197) -> int:
+    return image_ends(d_model, tokens) + 24 * vim_layer(d_model) + d_model
+
+
+def vit_layer(d_model: int = 192) -> int:
+    """Two layer norms, attention and an MLP of four times the width, all with biases."""
+    return 4 * d_model + 4 * (d_model + 1) * d_model + 2 * d_model * 4 * d_model + 5 * d_model
+
+
+def deit_tiny(d_model: int = 192) -> int:
+    return image_ends(d_model, 197) + 12 * vit_layer() + 2 * d_model
+
+
+def vim_hybrid_tiny(d_model: int = 192) -> int:
+    # RMS norms have no bias, which is in vit_layer.
+    attending = 4 * (vit_layer() - 2 * d_model)
+    return image_ends(d_model, 196, class_token=0) + 12 * vim_layer(d_model) + attending + d_model
+
+
 PARAMETERS = {
+    "vim-tiny": vim(192),
+    "vim-tiny-gelu": vim(192),
+    "vim-tiny-stride8": vim(192, 27 * 27 + 1),
+    "vim-small": vim(384),
+    "vim-small-stride8": vim(384, 27 * 27 + 1),
+    "vim-base": vim(768),
+    "deit-tiny": deit_tiny(),
+    "vim-hybrid-tiny": vim_hybrid_tiny(),
     "zonos-v0.1-hybrid": zonos_hybrid(),
     "zonos-v0.1-transformer": zonos_transformer(),
     "mamba-130m": mamba1_lm(768, 24),
@@ -110,8 +149,14 @@ PARAMETERS = {
     "selective-100m": selective_100m(),
     "hybrid-selective": hybrid_selective(),
 }
-# Counted on the upstream classes themselves, and on TinyLlama's published checkpoint.
+# Counted on the upstream classes themselves, timm's among them, and on TinyLlama's published checkpoint.
 PUBLISHED = {
+    "vim-tiny": 7_148_008,
+    "vim-tiny-stride8": 7_250_344,
+    "vim-small": 25_796_584,
+    "vim-small-stride8": 26_001_256,
+    "vim-base": 97_598_440,
+    "deit-tiny": 5_717_416,
     "zonos-v0.1-hybrid": 1_608_856_448,
     "zonos-v0.1-transformer": 1_581_469_696,
     "mamba-130m": 129_135_360,
