@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from hybridgen.errors import ShapeError as ShapeError
     from hybridgen.errors import SpecError as SpecError
     from hybridgen.errors import UnsupportedError as UnsupportedError
+    from hybridgen.export import export_onnx as export_onnx
+    from hybridgen.export import export_program as export_program
     from hybridgen.layers.selection_memory import selection_memory as selection_memory
     from hybridgen.model.generate import generate as generate
     from hybridgen.model.model import base_model as base_model
@@ -40,6 +42,8 @@ _HOMES = {
     "ShapeError": "hybridgen.errors",
     "SpecError": "hybridgen.errors",
     "UnsupportedError": "hybridgen.errors",
+    "export_onnx": "hybridgen.export",
+    "export_program": "hybridgen.export",
     "generate": "hybridgen.model.generate",
     "base_model": "hybridgen.model.model",
     "selection_memory": "hybridgen.layers.selection_memory",

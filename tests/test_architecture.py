@@ -24,13 +24,14 @@ ARROWS = {
     "model": {"errors", "spec", "ops", "layers"},
     "builder": PARTS_OF_A_MODEL,
     "checkpoint": PARTS_OF_A_MODEL | FILES | {"builder"},
+    "export": PARTS_OF_A_MODEL | {"ops"},
     "interop": PARTS_OF_A_MODEL | FILES | {"builder", "checkpoint"},
     "vision": PARTS_OF_A_MODEL | {"builder"},
     "cli": PARTS_OF_A_MODEL
-    | {"__init__", "allocator", "ops", "builder", "checkpoint", "interop", "vision", "weight_files"},
+    | {"__init__", "allocator", "ops", "builder", "checkpoint", "export", "interop", "vision", "weight_files"},
 }
 PUBLIC_NAMES = "__init__"  # hybridgen/__init__.py imports any part, but only when a name is used
-OPTIONAL = {"transformers", "mamba_ssm", "causal_conv1d", "triton", "PIL"}
+OPTIONAL = {"transformers", "mamba_ssm", "causal_conv1d", "triton", "PIL", "onnx", "onnxscript", "onnxruntime"}
 # Imported when a kernel is first launched.
 KERNEL_FILES = {"triton_kernels.py", "triton_backward_kernels.py"}
 HEAVY_FOR_CLI = {"torch", "rich", "hydra", "omegaconf", "pydantic", "safetensors", "numpy"}

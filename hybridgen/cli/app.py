@@ -10,6 +10,7 @@ from hybridgen.cli.check import check
 from hybridgen.cli.classify import classify
 from hybridgen.cli.doctor import doctor
 from hybridgen.cli.export_model import export_model
+from hybridgen.cli.export_onnx import export_onnx
 from hybridgen.cli.generate import generate
 from hybridgen.cli.import_model import import_model
 from hybridgen.cli.prune_budget import prune_budget
@@ -47,6 +48,7 @@ app.command()(generate)
 app.command()(classify)
 app.command("import")(import_model)
 app.command("export")(export_model)
+app.command("onnx")(export_onnx)
 app.command("prune-budget")(prune_budget)
 app.command()(schema)
 app.command()(doctor)

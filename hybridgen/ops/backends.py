@@ -25,6 +25,7 @@ from hybridgen.ops.kernels import (
     install_advice,
     missing_kernel,
 )
+from hybridgen.ops.standard import only_standard
 
 BackendName = Literal["auto", "torch", "native", "triton", "mamba_ssm"]
 BACKEND_NAMES: tuple[str, ...] = get_args(BackendName)
@@ -107,8 +108,8 @@ def pick(
         BackendUnavailableError: There is no such backend, or the one that was asked for cannot do the call.
     """
     name = _current() if backend == "auto" else backend
-    if name == "torch":
-        return name
+    if name == "torch" or only_standard():
+        return "torch"
     _check_name(name)
     if name in refusals:
         reason = _unavailable(name, op, device.type) or refusals[name](*arguments)

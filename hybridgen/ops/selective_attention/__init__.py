@@ -10,10 +10,11 @@ from hybridgen.ops import backends
 from hybridgen.ops.backends import BackendName
 from hybridgen.ops.native import needs_grad
 from hybridgen.ops.selective_attention import triton_op
-from hybridgen.ops.selective_attention.blocks import Extras, Options
+from hybridgen.ops.selective_attention.blocks import Extras, Options, attend_densely
 from hybridgen.ops.selective_attention.native import refusal, selective_attention_native
 from hybridgen.ops.selective_attention.registration import selective_attention_op
 from hybridgen.ops.shapes import check_shapes
+from hybridgen.ops.standard import only_standard
 
 
 def selective_attention(
@@ -94,6 +95,9 @@ def selective_attention(
         return selective_attention_native(queries, keys, v, hidden, extras, options)
     if taken == "triton":
         return triton_op.selective_attention_triton(queries[0], keys[0], v, hidden, extras, options)
+    if only_standard() and len(queries) == 1 and until is None:
+        dense = attend_densely(queries[0], keys[0], v, hidden, extras, options, None)
+        return dense.y, dense.hidden
     recorded = needs_grad(*queries, *keys, v, hidden, sinks, *chooser_q, *chooser_k)
     y, F, _, _ = selective_attention_op(
         queries, keys, v, sinks, hidden, starts, slopes, until, chooser_q, chooser_k, *options, recorded

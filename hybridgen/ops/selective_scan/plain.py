@@ -9,6 +9,8 @@ from hybridgen.ops.gated_activation import gated_activation
 from hybridgen.ops.reverse import flipped_resets
 from hybridgen.ops.selective_scan.reference import selective_scan_reference
 from hybridgen.ops.selective_scan.registration import selective_scan_op
+from hybridgen.ops.selective_scan.standard import selective_scan_standard
+from hybridgen.ops.standard import only_standard
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
@@ -40,6 +42,10 @@ def selective_scan_plain(
     """`selective_scan` for any shape, dtype and device."""
     dtype = compute_dtype(u)
     tensors = (u, dt, A, B, C, D, dt_bias, initial_state)
+    if only_standard():
+        return selective_scan_standard(
+            u, dt, A.to(dtype), B, C, D, z, dt_bias, gate_activation, initial_state, resets
+        )
     if native.transformed():
         # The operator has no forward-mode derivative and does not work under torch.func; this is of PyTorch's own.
         u_wide, dt, A, B, C = (tensor.to(dtype) for tensor in (u, dt, A, B, C))

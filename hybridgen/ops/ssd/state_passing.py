@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hybridgen.ops import native
+from hybridgen.ops.standard import linear_recurrence, only_standard
 
 
 @torch.library.custom_op("hybridgen::ssd_state_passing", mutates_args=())
@@ -71,7 +72,10 @@ state_passing.register_autograd(_backward, setup_context=_save)
 
 
 def carried_states(increments: Tensor, keep: Tensor, initial_state: Tensor) -> Tensor:
-    """`state_passing`, also where its operator has no derivative: in forward mode and under torch.func."""
+    """`state_passing`, also where its operator has no derivative, in forward mode and under torch.func, or no place."""
+    if only_standard():
+        survives = torch.cat((torch.ones_like(keep[:, :1]), keep), dim=1)[:, :, :, None, :, None]
+        return linear_recurrence(survives, torch.cat((initial_state[:, None], increments), dim=1))
     if not native.transformed():
         result: Tensor = state_passing(increments, keep, initial_state)
         return result

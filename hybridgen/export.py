@@ -1,0 +1,196 @@
+"""Models as graphs of standard operations: `torch.export` programs and ONNX files."""
+
+import importlib.util
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hybridgen.errors import HybridgenError, ShapeError, UnsupportedError
+from hybridgen.model.model import HybridModel
+from hybridgen.ops.standard import standard_operations
+from hybridgen.spec.ends import CodebooksInputSpec, HiddenInputSpec, PatchesInputSpec, TokensInputSpec
+
+OPSET = 18
+"""The version of ONNX's operators that files use: the one that torch's own translations are written in."""
+_PACKAGES = ("onnx", "onnxscript")
+_LARGEST = 2**31 - 1  # bytes in a protobuf message, which an ONNX file is
+_INPUT_NAMES = {"patches": "images", "tokens": "input_ids", "codebooks": "codes", "hidden": "hidden_states"}
+
+
+class OnnxFile(NamedTuple):
+    """What `export_onnx` wrote.
+
+    Attributes:
+        path: The file.
+        size: Its bytes.
+        input: Name of the input.
+        output: Name of the output.
+        shape: Shape of the input; None for an axis of any length.
+        nodes: Operations in the graph.
+    """
+
+    path: Path
+    size: int
+    input: str
+    output: str
+    shape: tuple[int | None, ...]
+    nodes: int
+
+
+def export_program(
+    model: HybridModel, batch_size: int | None = None, sequence_length: int | None = None
+) -> torch.export.ExportedProgram:
+    """Traces a model into a `torch.export` program that runs without hybridgen.
+
+    The program is that of eval mode without a decoding state. It holds PyTorch's own operations only, whatever backend
+    is chosen; scans are written out in log2(T) steps over the whole sequence (see `linear_recurrence`), which costs
+    memory of about 24 B T D N bytes. `torch.export.export(model, ...)` keeps hybridgen's operators in the graph instead.
+
+    Args:
+        model: The model.
+        batch_size: Rows of the input; None is any number of them.
+        sequence_length: Tokens per row, T. For models that read images the spec says it, and it is None.
+
+    Raises:
+        ShapeError: If sequence_length is missing, or is given for images, or a number is below 1.
+    """
+    for name, given in (("batch_size", batch_size), ("sequence_length", sequence_length)):
+        if given is not None and (type(given) is not int or given < 1):
+            raise ShapeError(f"{name} must be a whole number, 1 or more; given {given!r}")
+    # An axis of length 1 or 0 in the example would be taken for always so.
+    example = _example(model, batch_size or 2, sequence_length)
+    shapes = {"x": {0: torch.export.Dim("batch")} if batch_size is None else {}}
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad(), standard_operations():
+            program = torch.export.export(model, (example,), dynamic_shapes=shapes)
+            # What in-place operations and views are made of, while the choice of operators still holds.
+            return program.run_decompositions({})
+    finally:
+        for module, was_training in modes.items():
+            module.training = was_training
+
+
+def export_onnx(
+    model: HybridModel,
+    path: str | os.PathLike[str],
+    batch_size: int | None = None,
+    sequence_length: int | None = None,
+) -> OnnxFile:
+    """Writes a model as an ONNX file, weights included, in the place of what was there.
+
+    The graph is that of `export_program`. The file is checked by onnx before it gets its name.
+
+    Args:
+        model: The model, in float32.
+        path: The file to write.
+        batch_size: Rows of the input; None is any number of them.
+        sequence_length: Tokens per row; None for models that read images.
+
+    Raises:
+        HybridgenError: If the onnx packages are missing or the file cannot be written.
+        ShapeError: As `export_program` does.
+        UnsupportedError: If the model is not in float32, is too large for one file, or has an operation that ONNX has
+            no translation of.
+    """
+    target = Path(path)
+    _check(model, target)
+    import onnx
+
+    program = export_program(model, batch_size, sequence_length)
+    input_name = _INPUT_NAMES[model.spec.input.type]
+    output_name = "logits" if model.spec.head.type != "none" else "last_hidden_state"
+    with _quiet():
+        try:
+            translated = torch.onnx.export(
+                program,
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=[input_name],
+                output_names=[output_name],
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise UnsupportedError(f"the model has no translation to ONNX: {error}") from error
+    assert translated is not None, "without a file name torch returns the translation"
+    with _replaced(target) as written:
+        translated.save(written, external_data=False)
+        onnx.checker.check_model(written, full_check=True)
+    shape = tuple(_example(model, 1, sequence_length).shape)
+    nodes = len(translated.model.graph)
+    return OnnxFile(target, target.stat().st_size, input_name, output_name, (batch_size, *shape[1:]), nodes)
+
+
+def _check(model: HybridModel, target: Path) -> None:
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise HybridgenError(
+            f"writing ONNX files needs {' and '.join(missing)}; install with `pip install 'hybridgen[onnx]'`, or "
+            f"`pip install {' '.join(missing)}`"
+        )
+    if target.is_dir():
+        raise HybridgenError(f"{target}: is a directory; name a file, such as {target / 'model.onnx'}")
+    if model.dtype != torch.float32:
+        raise UnsupportedError(
+            f"ONNX files are written in float32, but the model is in {model.dtype}; call model.float() first"
+        )
+    # Tied weights are one parameter here, and one tensor in the file.
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    if size > _LARGEST:
+        raise UnsupportedError(f"an ONNX file holds at most 2 GiB, but the weights take {size / 2**30:.1f} GiB")
+
+
+def _example(model: HybridModel, batch: int, length: int | None) -> Tensor:
+    """An input of zeros; (B, C, height, width) for images, else (B, T, ...)."""
+    spec = model.spec.input
+    if isinstance(spec, PatchesInputSpec):
+        if length is not None:
+            raise ShapeError(f"sequence_length is for models that read sequences; images have {spec.length()} tokens")
+        return torch.zeros(batch, spec.channels, *spec.size(), dtype=model.dtype, device=model.device)
+    if length is None:
+        raise ShapeError("sequence_length is missing: the file is for sequences of one length")
+    match spec:
+        case TokensInputSpec():
+            return torch.zeros(batch, length, dtype=torch.long, device=model.device)
+        case CodebooksInputSpec():
+            return torch.zeros(batch, length, spec.n_codebooks, dtype=torch.long, device=model.device)
+        case HiddenInputSpec():
+            d_model = model.spec.backbone.d_model
+            return torch.zeros(batch, length, d_model, dtype=model.dtype, device=model.device)
+
+
+@contextmanager
+def _replaced(target: Path) -> Iterator[Path]:
+    """Yields a file name beside the target; what is written there takes its place if the block ends without an error."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
+            written = Path(folder) / target.name
+            yield written
+            written.replace(target)
+    except OSError as error:
+        raise HybridgenError(f"{target}: cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps to itself what torch says about its own innards: deprecated calls, other packages that are not there."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, message=".*LeafSpec")
+            warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(torch|onnx)")
+            yield
+    finally:
+        log.setLevel(level)
