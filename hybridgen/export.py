@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -71,7 +72,7 @@ def export_program(
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad(), standard_operations():
+        with torch.no_grad(), standard_operations(), _quiet():
             program = torch.export.export(model, (example,), dynamic_shapes=shapes)
             # What in-place operations and views are made of, while the choice of operators still holds.
             return program.run_decompositions({})
@@ -124,10 +125,30 @@ def export_onnx(
     assert translated is not None, "without a file name torch returns the translation"
     with _replaced(target) as written:
         translated.save(written, external_data=False)
+        _tidy(written)
         onnx.checker.check_model(written, full_check=True)
     shape = tuple(_example(model, 1, sequence_length).shape)
     nodes = len(translated.model.graph)
     return OnnxFile(target, target.stat().st_size, input_name, output_name, (batch_size, *shape[1:]), nodes)
+
+
+def _tidy(path: Path) -> None:
+    """Calls the first axis `batch` in the file, and removes the stack traces of the export, which name local files."""
+    import onnx
+
+    file = onnx.load(path)
+    graph = file.graph
+    symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for axis in value.type.tensor_type.shape.dim if symbol else ():
+            if axis.dim_param:
+                axis.dim_param = re.sub(rf"\b{re.escape(symbol)}\b", "batch", axis.dim_param)
+        del value.metadata_props[:]
+    for described in (file, graph, *graph.node, *graph.initializer, *file.functions):
+        del described.metadata_props[:]
+    for node in graph.node:
+        node.doc_string = ""
+    onnx.save(file, path)
 
 
 def _check(model: HybridModel, target: Path) -> None:
