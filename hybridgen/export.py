@@ -178,7 +178,9 @@ def _example(model: HybridModel, batch: int, length: int | None) -> Tensor:
             raise ShapeError(f"sequence_length is for models that read sequences; images have {spec.length()} tokens")
         return torch.zeros(batch, spec.channels, *spec.size(), dtype=model.dtype, device=model.device)
     if length is None:
-        raise ShapeError("sequence_length is missing: the file is for sequences of one length")
+        raise ShapeError(
+            "sequence_length is missing (--sequence-length on the command line): the graph is for sequences of one length"
+        )
     match spec:
         case TokensInputSpec():
             return torch.zeros(batch, length, dtype=torch.long, device=model.device)
