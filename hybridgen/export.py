@@ -68,7 +68,7 @@ def export_program(
             raise ShapeError(f"{name} must be a whole number, 1 or more; given {given!r}")
     # An axis of length 1 or 0 in the example would be taken for always so.
     example = _example(model, batch_size or 2, sequence_length)
-    shapes = {"x": {0: torch.export.Dim("batch")} if batch_size is None else {}}
+    shapes = ({0: torch.export.Dim("batch")} if batch_size is None else {},)
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -36,7 +36,7 @@ MODELS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Changes of the configuration for each model."""
 LABELS = {"vim": "Vim", "deit": "attention (DeiT)", "hybrid": "two of three Vim, one of three attention"}
-TEST_IMAGES, BATCH, SHIFT = 360, 64, 1
+TEST_IMAGES, BATCH, SHIFT = 360, 32, 1
 
 
 def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
