@@ -1,10 +1,8 @@
 """Exported models give what the models give, with nothing but standard operations in their graphs."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import onnx
 import onnxruntime
@@ -15,6 +13,9 @@ import hybridgen as hg
 import hybridgen.export
 from hybridgen.errors import HybridgenError, ShapeError, UnsupportedError
 
+# A traced batch size is no int, which the shape checks insist on.
+pytestmark = pytest.mark.usefixtures("no_shape_checks")
+
 T = 37
 ATTENTION = {"num_heads": 4, "num_heads_kv": 2, "rotary_emb_dim": 8}
 MLP = {"attn_mlp_d_intermediate": 64}
@@ -22,28 +23,28 @@ IMAGES = {"type": "patches", "image_size": [12, 16], "patch_size": 4, "channels"
 CLASSES = {"type": "classifier", "num_classes": 7}
 TOKENS, LM = {"type": "tokens", "vocab_size": 40}, {"type": "lm"}
 
+MAMBA2 = {"type": "mamba2", "headdim": 16, "d_state": 8}
+SCORES = {"num_heads": 4, "logit_softcap": 5.0, "sink": True, "alibi": True, "selective": True}
+
 CASES: dict[str, dict[str, Any]] = {
-    "mamba1": {"ssm": {"type": "mamba1"}},
-    "mamba2": {"ssm": {"type": "mamba2", "headdim": 16, "d_state": 8, "ngroups": 2}},
-    "attention": {"attn_layer_idx": "all", "attn": ATTENTION, **MLP},
-    "soft-cap": {"attn_layer_idx": "all", "attn": {"num_heads": 4, "logit_softcap": 5.0, "sink": True, "alibi": True}},
-    "selective": {"attn_layer_idx": "all", "attn": {"num_heads": 4, "selective": True}},
-    "window": {"attn_layer_idx": "all", "attn": {"num_heads": 4, "window": 5}},
-    "hybrid": {"attn_layer_idx": "1::2", "ssm": {"type": "mamba1", "gate_activation": "gelu"}, "attn": ATTENTION, **MLP},
-    "vim": {"ssm": {"type": "mamba1", "bidirectional": "v2", "divide_out": True}},
-    "vim-mamba2": {"ssm": {"type": "mamba2", "headdim": 16, "d_state": 8, "scan": "vmamba"}},
-    "vit": {"attn_layer_idx": "all", "attn": {"num_heads": 4}, "norm": {"type": "layer"}, **MLP},
+    "vim": {"ssm": {"type": "mamba1", "bidirectional": "v2", "divide_out": True, "gate_activation": "gelu"}},
+    "image-hybrid": {
+        "attn_layer_idx": [1],
+        "ssm": {**MAMBA2, "scan": "vmamba", "scan_share": ["conv"]},
+        "attn": {"num_heads": 4},
+        "norm": {"type": "layer"},
+        **MLP,
+    },
+    "token-hybrid": {"attn_layer_idx": [1], "ssm": {"type": "mamba1"}, "attn": ATTENTION, **MLP},
+    "mamba2": {"ssm": {**MAMBA2, "ngroups": 2}, "n_layer": 1},
+    "scores": {"attn_layer_idx": "all", "attn": SCORES, "n_layer": 1},
+    "window": {"attn_layer_idx": "all", "attn": {"num_heads": 4, "window": 5}, "n_layer": 1},
 }
-INPUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {"vim": (IMAGES, CLASSES), "vim-mamba2": (IMAGES, CLASSES)}
-INPUTS |= {"vit": (IMAGES, CLASSES), "hybrid": (TOKENS, LM)}
-
-
-@pytest.fixture(autouse=True)
-def _symbolic_sizes() -> Iterator[None]:
-    """A traced batch size is no int, which the shape checks of other tests insist on."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+INPUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "vim": (IMAGES, CLASSES),
+    "image-hybrid": (IMAGES, CLASSES),
+    "token-hybrid": (TOKENS, LM),
+}
 
 
 def make(name: str) -> Any:
@@ -75,6 +76,7 @@ def length_of(model: Any) -> int | None:
     return None if model.spec.input.type == "patches" else T
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 @torch.no_grad()
 def test_onnxruntime_gives_what_the_model_gives(name: str, tmp_path: Path) -> None:
@@ -108,7 +110,7 @@ def test_program_holds_no_operator_of_ours(name: str) -> None:
 
 @torch.no_grad()
 def test_batch_size_can_be_fixed(tmp_path: Path) -> None:
-    model, path = make("mamba1"), tmp_path / "new" / "model.onnx"
+    model, path = make("mamba2"), tmp_path / "new" / "model.onnx"
     done = hg.export_onnx(model, path, batch_size=1, sequence_length=T)
     assert done.shape == (1, T, 32)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -118,7 +120,7 @@ def test_batch_size_can_be_fixed(tmp_path: Path) -> None:
 
 
 def test_file_names_no_local_file_and_is_no_larger_than_its_weights_need(tmp_path: Path) -> None:
-    model = make("mamba1")
+    model = make("mamba2")
     done = hg.export_onnx(model, tmp_path / "model.onnx", sequence_length=T)
     assert b"hybridgen" not in done.path.read_bytes()
     weights = sum(parameter.numel() * 4 for parameter in model.parameters())
@@ -127,7 +129,7 @@ def test_file_names_no_local_file_and_is_no_larger_than_its_weights_need(tmp_pat
 
 
 def test_model_is_left_as_it_was(tmp_path: Path) -> None:
-    model = make("mamba1")
+    model = make("mamba2")
     model.train()
     model.backbone.layers[0].eval()
     hg.export_onnx(model, tmp_path / "model.onnx", sequence_length=T)
@@ -139,10 +141,10 @@ def test_model_is_left_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "said"),
     [
-        ("mamba1", {}, "sequence_length is missing"),
-        ("vit", {"sequence_length": 3}, "images have 13 tokens"),
-        ("mamba1", {"sequence_length": 0}, "1 or more; given 0"),
-        ("mamba1", {"sequence_length": 3, "batch_size": 0}, "1 or more; given 0"),
+        ("mamba2", {}, "sequence_length is missing"),
+        ("vim", {"sequence_length": 3}, "images have 13 tokens"),
+        ("mamba2", {"sequence_length": 0}, "1 or more; given 0"),
+        ("mamba2", {"sequence_length": 3, "batch_size": 0}, "1 or more; given 0"),
     ],
 )
 def test_wrong_sizes_are_refused(name: str, arguments: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -153,15 +155,15 @@ def test_wrong_sizes_are_refused(name: str, arguments: dict[str, Any], said: str
 
 def test_other_dtypes_and_directories_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match=r"model\.float\(\)"):
-        hg.export_onnx(make("mamba1").bfloat16(), tmp_path / "model.onnx", sequence_length=3)
+        hg.export_onnx(make("mamba2").bfloat16(), tmp_path / "model.onnx", sequence_length=3)
     with pytest.raises(HybridgenError, match="is a directory; name a file"):
-        hg.export_onnx(make("mamba1"), tmp_path, sequence_length=3)
+        hg.export_onnx(make("mamba2"), tmp_path, sequence_length=3)
 
 
 def test_missing_packages_are_named_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hybridgen.export.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(HybridgenError, match=r"pip install 'hybridgen\[onnx\]'"):
-        hg.export_onnx(make("mamba1"), tmp_path / "model.onnx", sequence_length=3)
+        hg.export_onnx(make("mamba2"), tmp_path / "model.onnx", sequence_length=3)
 
 
 def test_old_file_stays_if_the_new_one_is_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +175,6 @@ def test_old_file_stays_if_the_new_one_is_bad(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(onnx.checker, "check_model", refuse)
     with pytest.raises(onnx.checker.ValidationError):
-        hg.export_onnx(make("mamba1"), path, sequence_length=3)
+        hg.export_onnx(make("mamba2"), path, sequence_length=3)
     assert path.read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
