@@ -53,7 +53,7 @@ def export_program(
 
     The program is that of eval mode without a decoding state. It holds PyTorch's own operations only, whatever backend
     is chosen; scans are written out in log2(T) steps over the whole sequence (see `linear_recurrence`), which costs
-    memory of about 24 B T D N bytes. `torch.export.export(model, ...)` keeps hybridgen's operators in the graph instead.
+    memory of about 24 B T D N bytes. `torch.export.export(model, ...)` keeps hybridgen's operators in the graph.
 
     Args:
         model: The model.
@@ -179,7 +179,8 @@ def _example(model: HybridModel, batch: int, length: int | None) -> Tensor:
         return torch.zeros(batch, spec.channels, *spec.size(), dtype=model.dtype, device=model.device)
     if length is None:
         raise ShapeError(
-            "sequence_length is missing (--sequence-length on the command line): the graph is for sequences of one length"
+            "sequence_length is missing (on the command line --sequence-length): the graph is for sequences of one "
+            "length"
         )
     match spec:
         case TokensInputSpec():
@@ -193,7 +194,7 @@ def _example(model: HybridModel, batch: int, length: int | None) -> Tensor:
 
 @contextmanager
 def _replaced(target: Path) -> Iterator[Path]:
-    """Yields a file name beside the target; what is written there takes its place if the block ends without an error."""
+    """Yields a file name beside the target; what is written there takes its place unless the block raises."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:

@@ -1,7 +1,7 @@
 """Trains image models on real images that come with a package: scikit-learn's 1797 handwritten digits of 8 x 8 pixels.
 
-A Vim, an attention model of about its size (DeiT's layers) and a mix of the two train for the same number of epochs with
-the same recipe; a fifth of the images, the same for every model and seed, is kept for the test.
+A Vim, an attention model of about its size (DeiT's layers) and a mix of the two train for the same number of epochs
+with the same recipe; a fifth of the images, the same for every model and seed, is kept for the test.
 
     pip install -e '.[plot,train]' && python scripts/train_digits.py     # writes docs/experiments/digits.{json,svg}
     python scripts/train_digits.py --models vim --seeds 1 --out runs/vim-digits      # trains one model and saves it
@@ -95,7 +95,9 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return float(right)
 
 
-def train(name: str, seed: int, epochs: int, lr: float = 2e-3, weight_decay: float = 0.05) -> tuple[Any, dict[str, Any]]:
+def train(
+    name: str, seed: int, epochs: int, lr: float = 2e-3, weight_decay: float = 0.05
+) -> tuple[Any, dict[str, Any]]:
     """Trains one model; returns it and its curves: mean loss and test accuracy of each epoch."""
     images, labels, test_images, test_labels = digits()
     model = hg.build(hg.load_spec(CONFIG, MODELS[name]), seed=seed)
@@ -161,7 +163,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=40, help="epochs per model")
     parser.add_argument("--seeds", type=int, default=3, help="models of each kind")
     parser.add_argument("--threads", type=int, default=2, help="threads of the CPU")
-    parser.add_argument("--out", type=Path, help="save the first seed's models here; the experiment is not written then")
+    parser.add_argument(
+        "--out", type=Path, help="save the first seed's models here; the experiment is not written then"
+    )
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/experiments"), help="folder of the results")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -178,7 +182,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         last = [run["curve"][-1][2] for run in runs]
         spread = f"{min(last):.2%} to {max(last):.2%}" if len(last) > 1 else "one seed"
         took = statistics.median(run["seconds"] for run in runs)
-        print(f"{name:7} {runs[0]['parameters']:,} parameters  {statistics.fmean(last):.2%} ({spread})  {took:.0f} s each")
+        print(
+            f"{name:7} {runs[0]['parameters']:,} parameters  {statistics.fmean(last):.2%} ({spread})  {took:.0f} s each"
+        )
     if options.out is None:
         options.output.mkdir(parents=True, exist_ok=True)
         settings = {"epochs": options.epochs, "batch": BATCH, "shift": SHIFT, "test_images": TEST_IMAGES}

@@ -73,6 +73,4 @@ def test_models_learn_are_drawn_and_saved(
     script.main(["--models", "vim", "--epochs", "1", "--seeds", "1", "--out", str(tmp_path / "model")])
     assert "saved in" in capsys.readouterr().out
     model = hg.load(tmp_path / "model")
-    assert script.accuracy(model, *tests) == pytest.approx(
-        script.accuracy(script.train("vim", 0, 1)[0], *tests)
-    )
+    assert script.accuracy(model, *tests) == pytest.approx(script.accuracy(script.train("vim", 0, 1)[0], *tests))

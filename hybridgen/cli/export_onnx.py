@@ -29,4 +29,6 @@ def export_onnx(
     rows = None if batch_size == _ANY else int(batch_size)
     done = write(load(model_dir, dtype="float32"), output, rows, sequence_length)
     shape = ", ".join("batch" if axis is None else str(axis) for axis in done.shape)
-    typer.echo(f"{output}: {human_bytes(done.size)}, {done.nodes:,} operations, {done.input} ({shape}) -> {done.output}")
+    typer.echo(
+        f"{output}: {human_bytes(done.size)}, {done.nodes:,} operations, {done.input} ({shape}) -> {done.output}"
+    )

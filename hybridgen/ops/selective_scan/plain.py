@@ -43,9 +43,7 @@ def selective_scan_plain(
     dtype = compute_dtype(u)
     tensors = (u, dt, A, B, C, D, dt_bias, initial_state)
     if only_standard():
-        return selective_scan_standard(
-            u, dt, A.to(dtype), B, C, D, z, dt_bias, gate_activation, initial_state, resets
-        )
+        return selective_scan_standard(u, dt, A.to(dtype), B, C, D, z, dt_bias, gate_activation, initial_state, resets)
     if native.transformed():
         # The operator has no forward-mode derivative and does not work under torch.func; this is of PyTorch's own.
         u_wide, dt, A, B, C = (tensor.to(dtype) for tensor in (u, dt, A, B, C))
