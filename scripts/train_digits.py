@@ -143,7 +143,7 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
     left.set_title("training loss, label smoothing and drop path included", fontsize="medium")
     right.set(xlabel="epoch", ylabel="share of right answers", ylim=(0.9, 1.002))
     right.set_title(f"{TEST_IMAGES} test images", fontsize="medium")
-    right.legend(frameon=False, loc="lower right")
+    left.legend(frameon=False)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None})
