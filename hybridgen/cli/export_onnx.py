@@ -23,8 +23,8 @@ def export_onnx(
     """Write a saved model as an ONNX file in float32, weights included."""
     if batch_size != _ANY and not (batch_size.isdecimal() and int(batch_size)):
         raise HybridgenError(f"--batch-size must be a number, 1 or more, or {_ANY}; given {batch_size}")
-    from hybridgen import export_onnx as write
-    from hybridgen import load
+    from hybridgen.checkpoint import load
+    from hybridgen.export import export_onnx as write
 
     rows = None if batch_size == _ANY else int(batch_size)
     done = write(load(model_dir, dtype="float32"), output, rows, sequence_length)
