@@ -130,6 +130,7 @@ PARAMETERS = {
     "vim-base": vim(768),
     "deit-tiny": deit_tiny(),
     "vim-hybrid-tiny": vim_hybrid_tiny(),
+    "vim-digits": 247_114,
     "zonos-v0.1-hybrid": zonos_hybrid(),
     "zonos-v0.1-transformer": zonos_transformer(),
     "mamba-130m": mamba1_lm(768, 24),
