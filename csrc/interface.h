@@ -7,4 +7,4 @@
 
 // Once in each library; a plain C function, so that it can be asked before any operator is trusted.
 #define HYBRIDGEN_INTERFACE \
-  extern "C" __attribute__((visibility("default"))) int32_t hybridgen_interface() { return 3; }
+  extern "C" __attribute__((visibility("default"))) int32_t hybridgen_interface() { return 4; }

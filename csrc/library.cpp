@@ -42,6 +42,10 @@ STABLE_TORCH_LIBRARY(hybridgen_native, m) {
       "Tensor? dt_bias, int activation, Tensor? initial_state, Tensor? resets, bool reverse, Tensor kept, "
       "Tensor grad_y, Tensor? grad_final) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // (scan of one direction + scan of the other from the last token to the first) * act(z) * scale. A direction is u
+  // (B, T, D), dt (B, T, R), dt_weight (D, R), dt_bias, A_log = log(-A), B and C (B, T, N), D; none may be left out.
+  m.def(
+      "selective_scan_two_way(Tensor[] forward, Tensor[] backward, Tensor z, int activation, float scale) -> Tensor");
   // One token; the state advances in place.
   m.def(
       "selective_state_update(Tensor(a!) state, Tensor u, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, "

@@ -1,5 +1,8 @@
 #include "causal_conv1d.h"
 
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
 #include <algorithm>
 
 #include "tensors.h"
@@ -27,12 +30,36 @@ void check_parameters(
   check_dtype(op, "bias", bias, weight.scalar_type());
 }
 
-// A call's input with the tensors that hold its converted parts.
+// A call's input with what holds its converted parts.
 struct HeldInput {
   ConvInput input;
-  Tensor x, zeros, taps;
+  Tensor x;
+  std::vector<double> room;  // for zeros and taps
   std::optional<Tensor> history, resets;
 };
+
+// The taps (K, C) and behind them the bias, from a weight (C, K), in the compute dtype. A loop of its own, since every
+// operator of torch that is called from here costs as much as some tokens.
+template <typename W, typename S>
+void fill_taps(S* taps, const Tensor& weight, const std::optional<Tensor>& bias) {
+  const int64_t C = weight.size(0), K = weight.size(1), channel = weight.stride(0), tap = weight.stride(1);
+  const W* from = static_cast<const W*>(weight.const_data_ptr());
+  for (int64_t c = 0; c < C; ++c)
+    for (int64_t k = 0; k < K; ++k) taps[k * C + c] = static_cast<S>(from[c * channel + k * tap]);
+  const W* first = bias ? static_cast<const W*>(bias->const_data_ptr()) : nullptr;
+  for (int64_t c = 0; c < C; ++c) taps[K * C + c] = first ? static_cast<S>(first[c * bias->stride(0)]) : S(0);
+}
+
+// Of the dtypes that check_parameters lets through.
+void* fill_taps(void* taps, const Tensor& weight, const std::optional<Tensor>& bias) {
+  switch (weight.scalar_type()) {
+    case ScalarType::Double: fill_taps<double>(static_cast<double*>(taps), weight, bias); break;
+    case ScalarType::BFloat16: fill_taps<torch::headeronly::BFloat16>(static_cast<float*>(taps), weight, bias); break;
+    case ScalarType::Half: fill_taps<torch::headeronly::Half>(static_cast<float*>(taps), weight, bias); break;
+    default: fill_taps<float>(static_cast<float*>(taps), weight, bias);
+  }
+  return taps;
+}
 
 HeldInput hold_input(
     const char* op, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, int64_t activation,
@@ -49,16 +76,8 @@ HeldInput hold_input(
   check_parameters(op, x, weight, bias, activation);
   if (initial_state) element_of(op, "initial_state", *initial_state);
 
-  HeldInput held{
-      {}, dense_rows(x), torch::stable::new_zeros(x, {C}), empty_like(x, {K + 1, C}, compute_type(x)), {}, {}};
-  Tensor taps = torch::stable::narrow(held.taps, 0, 0, K);
-  torch::stable::copy_(taps, torch::stable::transpose(weight, 0, 1));
-  Tensor last = torch::stable::narrow(held.taps, 0, K, 1);
-  if (bias) {
-    torch::stable::copy_(last, *bias);
-  } else {
-    torch::stable::zero_(last);
-  }
+  HeldInput held{{}, dense_rows(x), std::vector<double>((K + 2) * C), {}, {}};
+  const void* taps = fill_taps(held.room.data() + C, weight, bias);
   if (initial_state) held.history = swapped(*initial_state, x.scalar_type());
   if (resets) held.resets = torch::stable::contiguous(*resets);
 
@@ -67,8 +86,8 @@ HeldInput hold_input(
   held.input = ConvInput{
       static_cast<const char*>(held.x.const_data_ptr()) + start * held.x.element_size(),
       held.history ? held.history->const_data_ptr() : nullptr,
-      held.zeros.const_data_ptr(),
-      held.taps.const_data_ptr(),
+      held.room.data(),
+      taps,
       held.resets ? static_cast<const uint8_t*>(held.resets->const_data_ptr()) : nullptr,
       held.x.stride(0), reverse ? -time : time, T, C, K,
       element_of(op, "x", x), static_cast<int32_t>(activation), reverse};

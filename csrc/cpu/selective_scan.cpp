@@ -13,6 +13,7 @@ using MaybeTensor = std::optional<Tensor>;
 
 constexpr const char* kScan = "selective_scan";
 constexpr const char* kBackward = "selective_scan_backward";
+constexpr const char* kTwoWay = "selective_scan_two_way";
 constexpr const char* kUpdate = "selective_state_update";
 
 // The tensor itself if it is contiguous; asking is cheaper than a call of the operator.
@@ -147,6 +148,84 @@ std::tuple<Tensor, Tensor, Tensor> selective_scan(
   return {y, final_state, kept};
 }
 
+// One direction of a two-way scan, as the kernels read it; it holds the copies that this takes.
+struct Direction {
+  Tensor u, dt, dt_weight, dt_bias, A_log, B, C, D;
+
+  explicit Direction(const std::vector<Tensor>& given)
+      : u(dense_rows(given[0])), dt(dense_rows(given[1])), dt_weight(dense(given[2])), dt_bias(dense(given[3])),
+        A_log(dense(given[4])), B(dense_rows(given[5])), C(dense_rows(given[6])), D(dense(given[7])) {}
+
+  void check(int64_t batch, int64_t T, int64_t channels, ScalarType type) const {
+    STD_TORCH_CHECK(dt.dim() == 3 && dt.size(2) >= 1, kTwoWay, ": dt must have shape (B, T, R), but has ", shape_text(dt));
+    STD_TORCH_CHECK(A_log.dim() == 2 && A_log.size(1) >= 1 && A_log.size(1) <= 256, kTwoWay,
+                    ": A_log must have shape (D, N) with N from 1 to 256, but has ", shape_text(A_log));
+    const int64_t N = A_log.size(1), rank = dt.size(2);
+    const ScalarType compute = compute_type(u);
+    const std::tuple<const char*, const Tensor&, std::vector<int64_t>, ScalarType> expected[] = {
+        {"u", u, {batch, T, channels}, type},     {"dt", dt, {batch, T, rank}, type},
+        {"dt_weight", dt_weight, {channels, rank}, type}, {"dt_bias", dt_bias, {channels}, compute},
+        {"A_log", A_log, {channels, N}, compute}, {"B", B, {batch, T, N}, type},
+        {"C", C, {batch, T, N}, type},            {"D", D, {channels}, compute}};
+    for (const auto& [name, tensor, shape, dtype] : expected) {
+      check_shape(kTwoWay, name, tensor, shape);
+      check_dtype(kTwoWay, name, tensor, dtype);
+    }
+  }
+
+  SelectiveScan arguments(bool reverse) const {
+    SelectiveScan scan{};
+    scan.u = sequence(u, reverse);
+    scan.dt = sequence(dt, reverse);
+    scan.B = sequence(B, reverse);
+    scan.C = sequence(C, reverse);
+    scan.A = A_log.const_data_ptr();
+    scan.A_is_log = true;
+    scan.D = D.const_data_ptr();
+    scan.dt_bias = dt_bias.const_data_ptr();
+    scan.dt_weight = dt_weight.const_data_ptr();
+    scan.dt_rank = dt.size(2);
+    scan.batch = u.size(0);
+    scan.T = u.size(1);
+    scan.channels = u.size(2);
+    scan.groups = 1;
+    scan.N = A_log.size(1);
+    scan.splits = splits(scan.batch, scan.channels);
+    scan.element = element_of(kTwoWay, "u", u);
+    scan.reverse = reverse;
+    return scan;
+  }
+};
+
+Tensor selective_scan_two_way(
+    std::vector<Tensor> there, std::vector<Tensor> back, const Tensor& z, int64_t activation, double scale) {
+  STD_TORCH_CHECK(there.size() == 8 && back.size() == 8, kTwoWay,
+                  ": each direction is u, dt, dt_weight, dt_bias, A_log, B, C and D");
+  check_activation(kTwoWay, activation);
+  STD_TORCH_CHECK(z.dim() == 3, kTwoWay, ": z must have shape (B, T, D), but has ", shape_text(z));
+  const Tensor gate = dense_rows(z);
+  const int64_t batch = z.size(0), T = z.size(1), channels = z.size(2);
+  const Direction first(there), second(back);
+  first.check(batch, T, channels, z.scalar_type());
+  second.check(batch, T, channels, z.scalar_type());
+  Tensor y = empty_like(z, {batch, T, channels});
+  SelectiveScan forwards = first.arguments(false), backwards = second.arguments(true);
+  forwards.y = sequence(y, false);
+  // On the way back each task finds what it wrote itself on the way there.
+  backwards.y = backwards.added = sequence(y, true);
+  backwards.z = sequence(gate, true);
+  backwards.scale = scale;
+  backwards.activation = static_cast<int32_t>(activation);
+  const int64_t tasks = channels ? forwards.batch * forwards.splits : 0;
+  torch::stable::parallel_for(0, tasks, task_grain(forwards), [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      best::selective_scan_forward(forwards, task, task + 1);
+      best::selective_scan_forward(backwards, task, task + 1);
+    }
+  });
+  return y;
+}
+
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 Gradients selective_scan_backward(
@@ -245,5 +324,6 @@ Tensor selective_state_update(
 STABLE_TORCH_LIBRARY_IMPL(hybridgen_native, CPU, m) {
   m.impl("selective_scan", TORCH_BOX(&hybridgen::selective_scan));
   m.impl("selective_scan_backward", TORCH_BOX(&hybridgen::selective_scan_backward));
+  m.impl("selective_scan_two_way", TORCH_BOX(&hybridgen::selective_scan_two_way));
   m.impl("selective_state_update", TORCH_BOX(&hybridgen::selective_state_update));
 }

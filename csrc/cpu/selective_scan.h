@@ -24,7 +24,7 @@ struct SelectiveScan {
   const void* D;              // (D) or null
   const void* dt_bias;        // (D) or null
   const void* initial_state;  // (B, D, N) or null
-  void* final_state;          // (B, D, N)
+  void* final_state;          // (B, D, N) or null
   void* kept;                 // (chunks, B, N, D), the states before each chunk, or null
   Sequence resets;            // bytes; data may be null
   bool reverse;               // the first token that is scanned has no byte in `resets`
@@ -32,6 +32,12 @@ struct SelectiveScan {
   int64_t splits;  // tasks per batch row and group: task = (row * groups + group) * splits + split
   Element element;
   int32_t activation;
+  // Of the forward kernel only: y = (scan + added) * scale * act(z), without z y = scan + added.
+  Sequence added;             // data may be null
+  double scale = 1;
+  bool A_is_log = false;      // what is given as A is log(-A)
+  int64_t dt_rank = 0;        // if not 0, dt is (B, T, dt_rank), and dt_weight times that is meant
+  const void* dt_weight = nullptr;  // (D, dt_rank) of the tensors' dtype
 };
 
 struct SelectiveScanBackward {

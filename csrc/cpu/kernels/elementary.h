@@ -80,9 +80,26 @@ static inline DoubleVec exp2(DoubleVec x) {
   return x;
 }
 
+// 1 / x for finite normal x whose inverse is normal too; a tenth of a division's time where the machine has a start
+// value of 14 bits.
+static inline FloatVec reciprocal(FloatVec x) {
+#if defined(__AVX512F__)
+  const FloatVec start = (FloatVec)_mm512_rcp14_ps((__m512)x);
+  return start * (2 - x * start);
+#else
+  return 1 / x;
+#endif
+}
+static inline DoubleVec reciprocal(DoubleVec x) { return 1 / x; }
+
 // log(1 + y) for y in [0, 1], with a small relative error even for tiny y: 2 artanh(y / (2 + y)).
 static inline FloatVec log1p_unit(FloatVec y) {
-  const FloatVec s = y / (2.0f + y), s2 = s * s;
+#if defined(__AVX512F__)
+  const FloatVec s = y * reciprocal(2.0f + y);
+#else
+  const FloatVec s = y / (2.0f + y);
+#endif
+  const FloatVec s2 = s * s;
   FloatVec p = 0.280276396f * s2 + 0.279981733f;
   p = p * s2 + 0.400217909f;
   p = p * s2 + 0.666664105f;
@@ -99,18 +116,6 @@ static inline V softplus(V x) {
   const V result = (x > 0 ? x : V{}) + log1p_unit(exp_of_negative_magnitude(x));
   return x > 20 ? x : (x != x ? x : result);
 }
-
-// 1 / x for finite normal x whose inverse is normal too; a tenth of a division's time where the machine has a start
-// value of 14 bits.
-static inline FloatVec reciprocal(FloatVec x) {
-#if defined(__AVX512F__)
-  const FloatVec start = (FloatVec)_mm512_rcp14_ps((__m512)x);
-  return start * (2 - x * start);
-#else
-  return 1 / x;
-#endif
-}
-static inline DoubleVec reciprocal(DoubleVec x) { return 1 / x; }
 
 template <typename V>
 static inline V sigmoid(V x) {

@@ -30,6 +30,48 @@ static inline FloatVec decay_exp2(FloatVec x) {
 }
 static inline DoubleVec decay_exp2(DoubleVec x) { return exp2(x); }
 
+// Up to which |x| `bounded_exp2` is for: it stays among the normal numbers.
+constexpr int kBoundedExp2 = 126;
+
+// 2^x for |x| <= kBoundedExp2, with a relative error below 2e-7, and exactly 1 for x = 0, which counts for slow decays.
+// x = r + f with r a multiple of 1/32 or 1; adding a large number to x rounds it to r, and leaves r's bits at
+// the end, where an integer addition makes a power of two of them.
+static inline FloatVec bounded_exp2(FloatVec x) {
+#if defined(__AVX512F__)
+  // 2^(j/32) for j = 0 to 31, less what the shift below adds to it: j << 18.
+  alignas(64) static constexpr uint32_t table[32] = {
+      0x3f800000, 0x3f7ecd87, 0x3f7daac3, 0x3f7c980f, 0x3f7b95c2, 0x3f7aa43a, 0x3f79c3d3, 0x3f78f4f0,
+      0x3f7837f0, 0x3f778d3a, 0x3f76f532, 0x3f767043, 0x3f75fed7, 0x3f75a15b, 0x3f75583f, 0x3f7523f6,
+      0x3f7504f3, 0x3f74fbaf, 0x3f7508a4, 0x3f752c4d, 0x3f75672a, 0x3f75b9be, 0x3f76248c, 0x3f76a81e,
+      0x3f7744fd, 0x3f77fbb8, 0x3f78ccdf, 0x3f79b907, 0x3f7ac0c7, 0x3f7be4ba, 0x3f7d257d, 0x3f7e83b3,
+  };
+  constexpr float shift = 0x1.8p18f;
+  constexpr int fraction_bits = 18;
+#else
+  constexpr float shift = 0x1.8p23f;
+  constexpr int fraction_bits = 23;
+#endif
+#if defined(__FMA__)
+  // The product that x is stays rounded: as part of two fused operations it would be computed twice.
+  asm("" : "+v"(x));
+#endif
+  const FloatVec m = x + shift, f = x - (m - shift);
+  const UintVec power = bit_cast<UintVec>(m) << fraction_bits;
+#if defined(__AVX512F__)
+  const UintVec step = (UintVec)_mm512_permutex2var_epi32(
+      _mm512_load_si512(table), (__m512i)m, _mm512_load_si512(table + 16));
+  const FloatVec q = (0.240226497f * f + 0.69315733f) * f, scale = bit_cast<FloatVec>(power + step);
+  return scale * q + scale;
+#else
+  FloatVec p = 0.00132647272f * f + 0.00967151268f;
+  p = p * f + 0.0555073374f;
+  p = p * f + 0.240222421f;
+  p = p * f + 0.693146978f;
+  return bit_cast<FloatVec>(power + bit_cast<UintVec>(p * f + 1));
+#endif
+}
+static inline DoubleVec bounded_exp2(DoubleVec x) { return exp2(x); }
+
 // Softplus and its slope.
 template <typename V>
 static inline ValueSlope<V> softplus_both(V x) {
@@ -134,12 +176,12 @@ static inline T* at(const Sequence& sequence, int64_t row, int64_t token, int64_
 }
 
 // Lanes of a dense (rows, N) matrix into N vectors, times a factor, and back.
-template <typename S>
-static inline void gather_states(Vec<S>* to, const S* from, Block block, int64_t N, S factor = 1) {
+template <typename S, typename T>
+static inline void gather_states(Vec<S>* to, const T* from, Block block, int64_t N, S factor = 1) {
   for (int64_t n = 0; n < N; ++n) {
     Vec<S> x{};
     if (from)
-      for (int i = 0; i < block.count; ++i) x[i] = from[(block.first + i) * N + n];
+      for (int i = 0; i < block.count; ++i) x[i] = widen(from[(block.first + i) * N + n]);
     to[n] = x * factor;
   }
 }
@@ -161,6 +203,7 @@ static inline void widen_rows(Compute<T>* to, const Sequence& from, int64_t row,
 
 // Which tokens of a chunk begin a sequence; whether any does.
 static inline bool chunk_resets(uint8_t* to, const SelectiveScan& scan, int64_t row, int64_t first, int64_t count) {
+  for (int64_t t = 0; t < count; ++t) to[t] = false;
   if (!scan.resets.data) return false;
   bool any = false;
   for (int64_t t = 0; t < count; ++t) {
