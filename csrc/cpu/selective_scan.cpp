@@ -162,15 +162,18 @@ struct Direction {
                     ": A_log must have shape (D, N) with N from 1 to 256, but has ", shape_text(A_log));
     const int64_t N = A_log.size(1), rank = dt.size(2);
     const ScalarType compute = compute_type(u);
-    const std::tuple<const char*, const Tensor&, std::vector<int64_t>, ScalarType> expected[] = {
-        {"u", u, {batch, T, channels}, type},     {"dt", dt, {batch, T, rank}, type},
-        {"dt_weight", dt_weight, {channels, rank}, type}, {"dt_bias", dt_bias, {channels}, compute},
-        {"A_log", A_log, {channels, N}, compute}, {"B", B, {batch, T, N}, type},
-        {"C", C, {batch, T, N}, type},            {"D", D, {channels}, compute}};
-    for (const auto& [name, tensor, shape, dtype] : expected) {
+    const auto expect = [](const char* name, const Tensor& tensor, std::initializer_list<int64_t> shape, ScalarType dtype) {
       check_shape(kTwoWay, name, tensor, shape);
       check_dtype(kTwoWay, name, tensor, dtype);
-    }
+    };
+    expect("u", u, {batch, T, channels}, type);
+    expect("dt", dt, {batch, T, rank}, type);
+    expect("dt_weight", dt_weight, {channels, rank}, type);
+    expect("dt_bias", dt_bias, {channels}, compute);
+    expect("A_log", A_log, {channels, N}, compute);
+    expect("B", B, {batch, T, N}, type);
+    expect("C", C, {batch, T, N}, type);
+    expect("D", D, {channels}, compute);
   }
 
   SelectiveScan arguments(bool reverse) const {
