@@ -225,8 +225,13 @@ class Mamba1(Mixer):
 
     def _dt_b_c(self, value: Float[Tensor, "B T C"], suffix: str = "") -> tuple[Tensor, Tensor, Tensor]:
         """Returns dt (B, T, C) before its bias, B and C (B, T, N), by the projections whose names end so."""
+        dt, B, C = self._low_dt_b_c(value, suffix)
+        return linear(dt, getattr(self, f"dt_proj{suffix}").weight), B, C
+
+    def _low_dt_b_c(self, value: Float[Tensor, "B T C"], suffix: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the same with dt (B, T, dt_rank) before its weight."""
         sizes = (self.dt_rank, self.spec.d_state, self.spec.d_state)
         dt, B, C = getattr(self, f"x_proj{suffix}")(value).split(sizes, dim=-1)
         if self.spec.bcdt_norm != "none":
             dt, B, C = self.dt_norm(dt), self.B_norm(B), self.C_norm(C)
-        return linear(dt, getattr(self, f"dt_proj{suffix}").weight), B, C
+        return dt, B, C

@@ -21,6 +21,7 @@ from hybridgen.ops.causal_conv1d import causal_conv1d
 from hybridgen.ops.gated_activation import gated_activation, gated_activation_two_way
 from hybridgen.ops.reverse import flipped_resets
 from hybridgen.ops.selective_scan import selective_scan
+from hybridgen.ops.selective_scan.two_way import ScanDirection, selective_scan_two_way, two_way_refusal
 from hybridgen.spec.mamba import Mamba1Spec
 
 
@@ -89,6 +90,8 @@ class ScansMamba1(NonCausal, Mamba1):
         resets = span.resets()
         if self._conv_once:
             values = self._convolved(values, resets, "", False)
+        if self._is_pair and resets is None and self._one_call_refusal(z) is None:
+            return layer_scaled(self.out_proj(self._in_one_call(values, z)), self.gamma)
         tensors = (values, *self._dt_b_c(values)) if self._proj_once else (values,)
         if self._is_pair and not (x.device.type == "cpu" and runs_natively(("causal_conv1d", "selective_scan"))):
             return layer_scaled(self.out_proj(self._there_and_back(tensors, z, resets)), self.gamma)
@@ -99,6 +102,28 @@ class ScansMamba1(NonCausal, Mamba1):
         y = sum_over_directions(self.directions, tensors, span, scan)
         y = y if self._scale == 1.0 else y * self._scale
         return layer_scaled(self.out_proj(gated_activation(y, z, self.spec.gate_activation)), self.gamma)
+
+    def _one_call_refusal(self, z: Tensor) -> str | None:
+        projections = [getattr(self, f"dt_proj{direction.proj}") for direction in self.directions]
+        if not all(isinstance(projection, DtProjection) for projection in projections):
+            return "the map from the dt bottleneck was replaced"
+        parameters = [projection.bias for projection in projections]
+        for direction in self.directions:
+            parameters += [getattr(self, f"A{direction.A}_log"), getattr(self, f"D{direction.D}")]
+        return two_way_refusal(z, [projection.weight for projection in projections], parameters)
+
+    def _in_one_call(self, values: Float[Tensor, "B T C"], z: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
+        """Returns the gated sum of Vim's two directions; for calls that `_one_call_refusal` lets through."""
+        scans: list[ScanDirection] = []
+        for direction in self.directions:
+            u = values if self._conv_once else self._convolved(values, None, direction.conv, direction.reverse)
+            if not (scans and self._proj_once):
+                dt, B, C = self._low_dt_b_c(u, direction.proj)
+            dt_proj: DtProjection = getattr(self, f"dt_proj{direction.proj}")
+            A_log, D = getattr(self, f"A{direction.A}_log"), getattr(self, f"D{direction.D}")
+            scans.append(ScanDirection(u, dt, dt_proj.weight, dt_proj.bias, A_log, B, C, D))
+        there, back = scans
+        return selective_scan_two_way(there, back, z, self.spec.gate_activation, self._scale)
 
     def _there_and_back(self, tensors: tuple[Tensor, ...], z: Tensor, resets: Tensor | None) -> Float[Tensor, "B T C"]:
         """Returns the gated sum of both directions where kernels read forwards only.
