@@ -62,10 +62,14 @@ def tokens() -> None:
     from hybridgen.ops.selective_attention.blocks import Extras, Options
     from hybridgen.ops.selective_attention.table import attend_with_table
     from hybridgen.ops.selective_scan import selective_state_update
+    from hybridgen.ops.selective_scan.two_way import ScanDirection, selective_scan_two_way
     from hybridgen.ops.ssd import ssd_update
 
     token, B = torch.randn(8, 2048), torch.randn(8, 2, 16)
     A, decays = -torch.rand(2048, 16), -torch.rand(64)
+    u, low, weight = torch.randn(1, 200, 256), torch.randn(1, 200, 4), torch.randn(256, 4)
+    direction = ScanDirection(u, low, weight, weight[:, 0], weight, low, low, weight[:, 1])
+    selective_scan_two_way(direction, direction, u, "silu", 0.5)
     linear(token, torch.randn(1024, 2048), torch.randn(1024), backend="native")
     causal_conv1d_update(token, torch.zeros(8, 2048, 3), torch.randn(2048, 4), None, "silu", backend="native")
     selective_state_update(torch.zeros(8, 2048, 16), token, token, A, B, B, z=token, backend="native")

@@ -219,12 +219,14 @@ def _raw_calls(number: int) -> dict[str, Callable[[], Any]]:
     kept, final = torch.randn(1, 2, 3, 4), torch.randn(2, 4, 3)
     t = _token()
     scan = (x, x, A, B, B, None, x, None, number, None, None, False)
+    direction = [x, x, torch.randn(4, 4), torch.randn(4), A, B[:, :, 0], B[:, :, 0], torch.randn(4)]
     return {
         "causal_conv1d": lambda: OPS.causal_conv1d(x, w, None, number, None, None, False),
         "causal_conv1d_backward": lambda: OPS.causal_conv1d_backward(x, None, x, w, None, number, None, None, False),
         "causal_conv1d_update": lambda: OPS.causal_conv1d_update(t["x"], t["cs"], t["w"], None, number),
         "selective_scan": lambda: OPS.selective_scan(*scan, False),
         "selective_scan_backward": lambda: OPS.selective_scan_backward(*scan, kept, x, final),
+        "selective_scan_two_way": lambda: OPS.selective_scan_two_way(direction, direction, x, number, 1.0),
         "selective_state_update": lambda: OPS.selective_state_update(
             t["s"], t["x"], t["x"], t["A"], t["B"], t["B"], None, t["x"], None, number
         ),

@@ -17,6 +17,7 @@ from hybridgen.ops.selective_attention import selective_attention
 from hybridgen.ops.selective_attention.blocks import Extras, Options
 from hybridgen.ops.selective_attention.table import attend_with_table
 from hybridgen.ops.selective_scan import selective_scan, selective_state_update
+from hybridgen.ops.selective_scan.two_way import ScanDirection, selective_scan_two_way
 from hybridgen.ops.ssd import ssd_scan, ssd_update
 
 pytestmark = pytest.mark.skipif(not native.LOADED, reason="the extension was not built")
@@ -95,6 +96,13 @@ def _whole_mixers(x):
     _MIXERS(x[:, :1], state=_STATE)
 
 
+@torch.no_grad()
+def _scan_two_way(x):
+    b, weight = x[..., :4], torch.ones(64, 4)
+    direction = ScanDirection(x, b, weight, weight[:, 0], weight, b, b, weight[:, 1])
+    selective_scan_two_way(direction, direction, x, "silu")
+
+
 def _forward_and_backward(call, x):
     y = call(x)
     if y is not None:
@@ -116,6 +124,7 @@ def _resident_kib() -> int:
         _conv,
         _scan,
         _scan_everything,
+        _scan_two_way,
         _ssd,
         _select,
         _select_one,

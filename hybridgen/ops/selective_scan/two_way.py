@@ -57,12 +57,14 @@ def two_way_refusal(z: Tensor, weights: Iterable[Tensor], parameters: Iterable[T
         return "it has no gradient; call it under torch.no_grad()"
     dtype = z.dtype
     if dtype not in _DTYPES or torch.is_autocast_enabled("cpu"):
-        return "it takes float32, float64, bfloat16 or float16 outside autocast"
+        return f"it takes float32, float64, bfloat16 or float16, not {dtype}, and no autocast"
     wide = compute_dtype(z)
     for tensors, expected in ((weights, dtype), (parameters, wide)):
         for tensor in tensors:
             if tensor.dtype is not expected or type(tensor) not in _PLAIN_TYPES or not tensor.is_cpu:
-                return f"it needs plain CPU tensors, the weights of dt in {dtype}, A_log, D and the bias of dt in {wide}"
+                return (
+                    f"it needs plain CPU tensors, the weights of dt in {dtype}, A_log, D and the bias of dt in {wide}"
+                )
             if tensor.dim() == 2 and not 1 <= tensor.shape[1] <= _MOST_STATES:
                 return f"it takes 1 to {_MOST_STATES} states, and as many numbers per token for dt"
     return None
