@@ -174,7 +174,7 @@ def test_a_mixer_gives_with_it_what_it_gives_without(kind, bcdt_norm, monkeypatc
     mixer = hg.build(hg.ModelSpec.model_validate(document), seed=0).backbone.layers[0].mixer
     with torch.no_grad():
         for p in mixer.parameters():
-            p += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())), alpha=0.1)
     calls = []
     path = "hybridgen.layers.mixers.scans_mamba1.selective_scan_two_way"
     monkeypatch.setattr(path, lambda *given: calls.append(1) or selective_scan_two_way(*given))
@@ -187,7 +187,7 @@ def test_a_mixer_gives_with_it_what_it_gives_without(kind, bcdt_norm, monkeypatc
 
 
 def test_slow_decays_do_not_drift():
-    """The decay of a step of nearly 0 is nearly 1: an exponential that is always a little low adds up over the tokens."""
+    """Where every decay is nearly 1, an exponential that is always a little low adds up over the tokens."""
     generator = torch.Generator().manual_seed(1)
     T, D, N = 20000, 16, 16
     u, A = torch.rand(1, T, D, generator=generator), -0.1 * torch.rand(D, N, generator=generator)
