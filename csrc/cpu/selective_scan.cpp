@@ -157,14 +157,15 @@ struct Direction {
         A_log(dense(given[4])), B(dense_rows(given[5])), C(dense_rows(given[6])), D(dense(given[7])) {}
 
   void check(int64_t batch, int64_t T, int64_t channels, ScalarType type) const {
-    STD_TORCH_CHECK(dt.dim() == 3 && dt.size(2) >= 1, kTwoWay, ": dt must have shape (B, T, R), but has ", shape_text(dt));
+    STD_TORCH_CHECK(dt.dim() == 3 && dt.size(2) >= 1, kTwoWay, ": dt must have shape (B, T, R), but has ",
+                    shape_text(dt));
     STD_TORCH_CHECK(A_log.dim() == 2 && A_log.size(1) >= 1 && A_log.size(1) <= 256, kTwoWay,
                     ": A_log must have shape (D, N) with N from 1 to 256, but has ", shape_text(A_log));
     const int64_t N = A_log.size(1), rank = dt.size(2);
     const ScalarType compute = compute_type(u);
-    const auto expect = [](const char* name, const Tensor& tensor, std::initializer_list<int64_t> shape, ScalarType dtype) {
-      check_shape(kTwoWay, name, tensor, shape);
-      check_dtype(kTwoWay, name, tensor, dtype);
+    const auto expect = [](const char* name, const Tensor& given, std::initializer_list<int64_t> shape, ScalarType dtype) {
+      check_shape(kTwoWay, name, given, shape);
+      check_dtype(kTwoWay, name, given, dtype);
     };
     expect("u", u, {batch, T, channels}, type);
     expect("dt", dt, {batch, T, rank}, type);

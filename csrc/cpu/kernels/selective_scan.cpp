@@ -77,12 +77,13 @@ struct Work {
       largest[i] = V{};
       for (int64_t n = 0; n < N; ++n) {
         if (scan.A_is_log) a[n] = exp(a[n]) * S(-kLog2e);
-        // A NaN stays, being the second operand, and then is no bound.
-        largest[i] = max(largest[i], -negative_magnitude(a[n]));
+        const V size = -negative_magnitude(a[n]);
+        // A NaN stays, and bounds nothing.
+        largest[i] = size > largest[i] || size != size ? size : largest[i];
       }
       gather_states<S>(states + i * N, initial, task.block(i), N);
-      if (scan.dt_rank)
-        gather_states<S>(dt_weight + i * scan.dt_rank, static_cast<const T*>(scan.dt_weight), task.block(i), scan.dt_rank);
+      const T* const weight = static_cast<const T*>(scan.dt_weight);
+      if (scan.dt_rank) gather_states<S>(dt_weight + i * scan.dt_rank, weight, task.block(i), scan.dt_rank);
     }
   }
 };
