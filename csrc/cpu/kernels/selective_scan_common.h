@@ -34,8 +34,8 @@ static inline DoubleVec decay_exp2(DoubleVec x) { return exp2(x); }
 constexpr int kBoundedExp2 = 126;
 
 // 2^x for |x| <= kBoundedExp2, with a relative error below 2.5e-7, and exactly 1 for x = 0: an error there would add up
-// over the tokens that a slow decay spans. x = r + f with r a multiple of 1/32 (AVX-512) or 1; adding a large number to x
-// rounds it to r and leaves r's bits at the end, where an integer addition makes a power of two of them.
+// over the tokens that a slow decay spans. x = r + f with r a multiple of 1/32 (AVX-512) or 1; adding a large number to
+// x rounds it to r and leaves r's bits at the end, where an integer addition makes a power of two of them.
 static inline FloatVec bounded_exp2(FloatVec x) {
 #if defined(__AVX512F__)
   // 2^(j/32) for j = 0 to 31, less what the shift below adds to it: j << 18.
