@@ -49,7 +49,7 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
     found = load_digits()
     rows = train_test_split(
-        range(len(found.target)), test_size=TEST_IMAGES, stratify=found.target, random_state=0, shuffle=True
+        range(len(found.target)), test_size=TEST_IMAGES, stratify=found.target, random_state=1, shuffle=True
     )
     images = torch.from_numpy(found.images).float()[:, None] / 16
     labels = torch.from_numpy(found.target).long()
@@ -117,7 +117,7 @@ def train(
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-            losses.append(float(loss))
+            losses.append(loss.item())
         right = accuracy(model, test_images, test_labels)
         curve.append([epoch, round(statistics.fmean(losses), 5), round(right, 5)])
         print(f"{name:7} seed {seed}  epoch {epoch:3}  loss {curve[-1][1]:.4f}  test accuracy {right:.2%}", flush=True)

@@ -124,14 +124,17 @@ def test_the_other_arguments():
     given = {
         **SMALL, "channels": 1, "ssm_cfg": {"d_conv": 3, "expand": 1, "dt_rank": 5, "bias": True}, "drop_rate": 0.2,
         "drop_path_rate": 0.3, "norm_epsilon": 1e-6, "rms_norm": False, "residual_in_fp32": False,
-        "if_bidirectional": True, "init_layer_scale": 0.1, "pt_hw_seq_len": 7, "num_classes": 0,
+        "if_bidirectional": True, "init_layer_scale": 0.1, "num_classes": 0,
     }  # fmt: skip
-    spec = resolve({**given, "device": "cuda", "dtype": None, "initializer_cfg": None, "fused_add_norm": False})
+    unread = {"pt_hw_seq_len": 7}  # without if_rope
+    spec = resolve(
+        {**given, **unread, "device": "cuda", "dtype": None, "initializer_cfg": None, "fused_add_norm": False}
+    )
     mixer, backbone = spec.backbone.layers[0].mixer, spec.backbone
     assert (mixer.d_state, mixer.d_conv, mixer.expand, mixer.dt_rank, mixer.bias) == (4, 3, 1, 5, True)
     assert (mixer.layer_scale, backbone.drop_path, backbone.bidirectional) == (0.1, 0.3, "layers")
     assert (backbone.norm.type, backbone.norm.eps, backbone.residual_in_fp32) == ("layer", 1e-6, False)
-    assert (spec.input.dropout, spec.input.channels, spec.input.rotary_grid) == (0.2, 1, 7)
+    assert (spec.input.dropout, spec.input.channels, spec.input.rotary_grid) == (0.2, 1, 14)
     config = upstream_config(spec)
     assert {key: config[key] for key in given} == given
 

@@ -84,12 +84,6 @@ def test_a_class_token_at_the_head_that_some_layer_lets_see_is_sound(document):
     ModelSpec.model_validate(document)
 
 
-def test_a_class_token_that_sees_nothing_is_found_in_a_causal_vit_too():
-    stack = {"attn": {**ATTN, "causal": True}, "attn_layer_idx": "all"}
-    (text,) = texts_of(image(of(), cls_token="head", backbone=stack))
-    assert text.startswith("input.cls_token: a class token at the head is the first token, and every layer is causal")
-
-
 def test_the_two_bidirectionals_are_set_side_by_side():
     spec = ModelSpec.model_validate(image(of(), backbone={**PAIRS, "ssm_bidirectional": "v2"}))
     assert (spec.backbone.bidirectional, spec.backbone.blocks["ssm"].mixer.bidirectional) == ("layers", "v2")
