@@ -102,7 +102,7 @@ def _entry(index: int, share: float, names: Sequence[str] | None) -> dict[str, A
 
 def _read_labels(path: Path, count: int) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors of Windows put a mark in front
     except UnicodeDecodeError as error:
         raise HybridgenError(f"{path}: is not text in UTF-8") from error
     names: Any = text.splitlines()
@@ -119,4 +119,5 @@ def _read_labels(path: Path, count: int) -> list[str]:
         raise HybridgenError(f"{path}: must name the model's {count} classes; it names {len(names)}")
     if not all(isinstance(name, str) for name in names):
         raise HybridgenError(f"{path}: must name each class 0 ... {count - 1} by a text")
-    return list(names)
+    # Names go to the terminal, which obeys some characters.
+    return ["".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in name) for name in names]

@@ -153,5 +153,8 @@ def _read_checkpoint(file: Path, beside: Path | None, config: Path | None, ema: 
         return Source("vim", file, read_json(given), given, given.read_bytes(), {"format": "pt"}, checkpoint.weights)
     found = checkpoint_config(checkpoint, file)
     # Nothing but these types passes the arguments' check later; a stranger one shows there as the text that it is.
-    text = json.dumps(found, indent=4, default=str) + "\n"
+    try:
+        text = json.dumps(found, indent=4, default=str) + "\n"
+    except (TypeError, ValueError, RecursionError) as error:  # something that holds itself, or has keys of any kind
+        raise CheckpointError(f"{file}: args holds values that are no arguments of a model: {error}") from error
     return Source("vim", file, json.loads(text), file, text.encode(), {"format": "pt"}, checkpoint.weights)

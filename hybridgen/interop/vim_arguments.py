@@ -17,7 +17,7 @@ from hybridgen.spec.parts import LayerCount
 
 TITLE = "Vim"
 
-_TINY, _SMALL, _BASE = ({"embed_dim": width} for width in (192, 384, 768))
+_TINY, _SMALL, _BASE = ({"embed_dim": width, "final_pool_type": "mean"} for width in (192, 384, 768))
 _REST = "bimambav2_final_pool_mean_abs_pos_embed_with"
 FACTORIES: dict[str, dict[str, Any]] = {
     f"vim_tiny_patch16_224_{_REST}_midclstok_div2": _TINY,
@@ -45,11 +45,10 @@ _MIXER_NEUTRAL = frozenset({"layer_idx", "device", "dtype"})
 
 
 class VimFields(Spec):
-    """The arguments of a `VisionMamba` that are read, with the defaults of the published models.
+    """The arguments of a `VisionMamba` that are read, with upstream's defaults.
 
-    These are upstream's own but for `final_pool_type`, which upstream has at `none` and never reads where there is a
-    class token. `model` (the name of a factory), `gate_activation` and `bidirectional_merge` are no arguments of it;
-    the last is for copies of upstream that halve what a pair of layers adds up.
+    `model` (the name of a factory), `gate_activation` and `bidirectional_merge` are no arguments of it; the last is for
+    copies of upstream that halve what a pair of layers adds up.
     """
 
     model: str | None = None
@@ -71,7 +70,7 @@ class VimFields(Spec):
     ft_seq_len: int | None = None
     pt_hw_seq_len: PositiveInt = 14
     if_bidirectional: bool = False
-    final_pool_type: Literal["none", "mean", "max", "all"] = "mean"
+    final_pool_type: Literal["none", "mean", "max", "all"] = "none"
     if_abs_pos_embed: bool = True
     if_rope: bool = False
     if_rope_residual: bool = False

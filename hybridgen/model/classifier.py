@@ -8,7 +8,7 @@ from hybridgen.layers.linear import Linear
 from hybridgen.ops.add_norm.plain import upcast
 
 STD = 0.02
-"""Standard deviation that class tokens, position embeddings and classifiers start with, cut off at two of them."""
+"""Standard deviation that class tokens, position embeddings and classifiers start with."""
 
 
 def truncated_normal(shape: torch.Size, std: float, generator: torch.Generator) -> Tensor:

@@ -18,6 +18,9 @@ from hybridgen.model.state import DecodingState
 from hybridgen.spec.ends import ClassifierHeadSpec, PatchesInputSpec
 from hybridgen.spec.model import ModelSpec
 
+CROP_RATIO = 0.875
+"""Share of a picture's tighter side that evaluation shows the model, as in the recipes of DeiT and Vim."""
+
 
 class PatchProjection(nn.Conv2d):
     """The convolution that makes a token of each patch."""
@@ -180,7 +183,7 @@ class VisionModel(HybridModel):
             "input_size": (self.source.channels, *self.source.size()),
             "fixed_input_size": self.pos_embed is not None,
             "pool_size": None,
-            "crop_pct": 0.9,
+            "crop_pct": CROP_RATIO,
             "interpolation": "bicubic",
             "mean": mean,
             "std": std,
@@ -191,7 +194,7 @@ class VisionModel(HybridModel):
     def no_weight_decay(self) -> set[str]:
         """Returns the names of weights that a recipe should not decay, besides biases and norms."""
         own = {*self._class_tokens(), "pos_embed"} & {name for name, _ in self.named_parameters(recurse=False)}
-        parts = ("A_log", "A_", "D", "D_", "dt_bias")
+        parts = ("A_", "D", "dt_bias")
         scans = {name for name, _ in self.named_parameters() if name.rpartition(".")[2].startswith(parts)}
         return own | scans
 

@@ -8,22 +8,26 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hybridgen.errors import HybridgenError, UnsupportedError
+from hybridgen.model.vision import CROP_RATIO
 from hybridgen.spec.ends import PatchesInputSpec
 
 if TYPE_CHECKING:
     from PIL import Image
 
 INSTALL = "pip install 'hybridgen[vision]'"
+# Formats that Pillow decodes itself: for EPS, say, it starts another program on the file.
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def read_picture(
-    path: str | os.PathLike[str], spec: PatchesInputSpec, crop_ratio: float = 0.875
+    path: str | os.PathLike[str], spec: PatchesInputSpec, crop_ratio: float = CROP_RATIO
 ) -> Float[Tensor, "C H W"]:
     """Reads a picture as evaluation on ImageNet does: scaled, cut out of the middle, normalised.
 
     Args:
-        path: A file that Pillow can read; the first picture of several.
+        path: A BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF or WebP file; the first picture of several. Gray values of 16
+            bits are scaled to 8.
         spec: What the model reads: image_size, channels, mean and std.
         crop_ratio: The picture is scaled so that the model sees this share of its tighter side; 1 is all of it.
 
@@ -45,13 +49,13 @@ def read_picture(
     if not 0 < crop_ratio <= 1:
         raise HybridgenError(f"crop_ratio must be above 0 and at most 1; given {crop_ratio}")
     try:
-        with Image.open(path) as opened:
-            upright = ImageOps.exif_transpose(opened)
+        with Image.open(path, formats=_FORMATS) as opened:
+            upright = _in_bytes(ImageOps.exif_transpose(opened))
             picture = _fitted(upright.convert(_MODES[spec.channels]), spec.size(), crop_ratio)
     except FileNotFoundError as error:
         raise HybridgenError(f"{path}: there is no such file") from error
     except UnidentifiedImageError as error:
-        raise HybridgenError(f"{path}: is no picture that Pillow can read") from error
+        raise HybridgenError(f"{path}: is no picture in one of the formats {', '.join(_FORMATS)}") from error
     # A damaged file can raise nearly anything, depending on its format; a huge one is refused by Pillow.
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
         raise HybridgenError(f"{path}: cannot be read as a picture: {error}") from error
@@ -59,6 +63,17 @@ def read_picture(
     values = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).float() / 255
     values = values.view(picture.height, picture.width, spec.channels).permute(2, 0, 1)
     return (values - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+
+def _in_bytes(picture: "Image.Image") -> "Image.Image":
+    """Returns the picture with 8 bits per value: Pillow's own conversion cuts larger values off at 255."""
+    if picture.mode.startswith("I;16"):
+        return picture.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
+    if picture.mode in ("I", "F"):
+        raise ValueError(
+            f"its values are of Pillow's mode {picture.mode}, whose range is not known; save it with 8 bits"
+        )
+    return picture
 
 
 def _fitted(picture: "Image.Image", size: tuple[int, int], crop_ratio: float) -> "Image.Image":

@@ -52,11 +52,17 @@ def test_probabilities_are_those_of_the_model(hybridgen: Program, model: Path, p
 
 @pytest.mark.parametrize(
     "text",
-    ["cat\ndog\nbird\nfish\n", '["cat", "dog", "bird", "fish"]', '{"0": "cat", "1": "dog", "2": "bird", "3": "fish"}',
-     '{"0": ["n01", "cat"], "1": ["n02", "dog"], "2": ["n03", "bird"], "3": ["n04", "fish"]}'],
-)  # fmt: skip
+    [
+        "cat\ndog\nbird\nfish\n",
+        "\ufeffcat\ndog\nbird\nfish\n",
+        '["cat", "dog", "bird", "fish"]',
+        '\ufeff["cat", "dog", "bird", "fish"]',
+        '{"0": "cat", "1": "dog", "2": "bird", "3": "fish"}',
+        '{"0": ["n01", "cat"], "1": ["n02", "dog"], "2": ["n03", "bird"], "3": ["n04", "fish"]}',
+    ],
+)
 def test_names_from_a_file(hybridgen: Program, model: Path, pictures: list[Path], tmp_path: Path, text: str) -> None:
-    (tmp_path / "names").write_text(text)
+    (tmp_path / "names").write_text(text, encoding="utf-8")
     result = hybridgen("classify", model, pictures[0], "--labels", tmp_path / "names")
     assert result.status == 0
     lines = [line.split() for line in result.out.splitlines()]
@@ -67,6 +73,15 @@ def test_names_from_a_file(hybridgen: Program, model: Path, pictures: list[Path]
     assert [row[0] for row in rows] == ["1", "2", "3", "4"]  # no more than there are classes
     assert all(names[int(row[1])] == row[2] for row in rows)
     assert sum(float(row[3]) for row in rows) == pytest.approx(1, abs=1e-3)
+
+
+def test_names_do_not_steer_the_terminal(hybridgen: Program, model: Path, pictures: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "names").write_text("Katze \N{CAT FACE}\n\x1b[31mdog\nbi\x07rd\nfish\n", encoding="utf-8")
+    result = hybridgen("classify", model, pictures[0], "--labels", tmp_path / "names")
+    assert result.status == 0
+    assert "\x1b" not in result.out
+    assert "\x07" not in result.out
+    assert all(name in result.out for name in ("Katze \N{CAT FACE}", "\ufffd[31mdog", "bi\ufffdrd"))
 
 
 def test_one_bad_picture_does_not_hide_the_others(

@@ -89,7 +89,8 @@ def test_other_keywords_override_a_factory():
         ({}, "middle", "cls"),
         ({"use_double_cls_token": True, "use_middle_cls_token": True}, "double", "cls"),
         ({"use_middle_cls_token": False}, "head", "cls"),
-        ({"if_cls_token": False, "use_middle_cls_token": True}, "none", "mean"),
+        ({"if_cls_token": False, "use_middle_cls_token": True}, "none", "last"),
+        ({"if_cls_token": False, "final_pool_type": "mean"}, "none", "mean"),
         ({"if_cls_token": False, "final_pool_type": "none"}, "none", "last"),
         ({"if_cls_token": False, "final_pool_type": "max"}, "none", "max"),
         ({"if_cls_token": False, "final_pool_type": "all"}, "none", "all"),
@@ -355,5 +356,7 @@ def test_rotation_tables_without_rotation_are_unexpected():
 def test_defaults_are_those_of_the_published_models():
     document = spec_document({})
     assert document == spec_document({"model": TINY_NAME})
-    assert VimFields().final_pool_type == "mean"
+    # Upstream's class pools the last token, its factories the mean; without a class token that shows.
+    assert VimFields().final_pool_type == "none"
+    assert spec_document({"model": TINY_NAME, "if_cls_token": False})["head"]["pool"] == "mean"
     assert (document["backbone"]["drop_path"], document["input"]["image_size"]) == (0.1, 224)

@@ -204,6 +204,15 @@ def test_a_hostile_pickle_runs_nothing(tmp_path, save):
     assert not (tmp_path / "out").exists()
 
 
+def test_arguments_that_hold_themselves_are_refused(tmp_path):
+    args, circle = argparse.Namespace(model=FACTORY), {}
+    args.input_size, circle["round"] = args, circle
+    for value in (args, argparse.Namespace(model=FACTORY, input_size=circle)):
+        torch.save({"model": {"head.weight": torch.zeros(3, 4)}, "args": value}, tmp_path / "round.pth")
+        with pytest.raises(hg.CheckpointError, match=r"round.pth: args holds values that are no arguments of a model"):
+            import_directory(tmp_path / "round.pth", tmp_path / "out")
+
+
 def test_the_list_is_not_left_open(published):
     before = set(torch.serialization.get_safe_globals())
     read_checkpoint(published[0])

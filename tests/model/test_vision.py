@@ -1,14 +1,17 @@
 """Image models: tokens in front of the stack, pooling behind it, and what timm's users call."""
 
+import inspect
+
 import pytest
 import torch
 
 import hybridgen as hg
+from hybridgen.cli.classify import classify
 from hybridgen.errors import HybridgenError, ShapeError, SpecError, UnsupportedError
 from hybridgen.layers.rotary_grid import grid_table, turned
 from hybridgen.layers.span import Grid
 from hybridgen.model.vision import VisionModel
-from hybridgen.vision import create_model
+from hybridgen.vision import create_model, read_picture
 
 MAMBA = {"type": "mamba1", "d_state": 4}
 
@@ -285,6 +288,9 @@ def test_what_timm_users_call():
     cfg = model.default_cfg
     assert cfg["input_size"] == (3, 16, 16)
     assert cfg["num_classes"] == 5
+    # Pictures are cut in one way, whichever path reads them.
+    cuts = [inspect.signature(each).parameters["crop_ratio"].default for each in (read_picture, classify)]
+    assert cuts == [cfg["crop_pct"]] * 2
     assert isinstance(model.get_submodule(cfg["first_conv"]), torch.nn.Conv2d)
     assert model.get_submodule(cfg["classifier"]) is model.head
     assert {"pos_embed", "cls_token", "backbone.layers.0.mixer.A_log"} <= model.no_weight_decay()

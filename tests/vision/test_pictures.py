@@ -90,6 +90,31 @@ def test_what_is_no_picture_is_refused_with_words(tmp_path):
         read_picture(tmp_path / "whole.png", reads(8), crop_ratio=0)
 
 
+def test_sixteen_bits_are_scaled_not_cut_off(tmp_path):
+    """Pillow itself makes white of every 16-bit value from 255 on."""
+    values = torch.tensor([0, 255, 257, 32768, 65535, 40000, 1000, 300], dtype=torch.int32).repeat(8, 1)
+    Image.frombytes("I;16", (8, 8), values.to(torch.uint16).numpy().tobytes()).save(tmp_path / "p.png")
+    for channels in (1, 3):
+        spec = reads(8, channels=channels, mean=[0.0] * channels, std=[1.0] * channels)
+        x = read_picture(tmp_path / "p.png", spec, crop_ratio=1.0)
+        torch.testing.assert_close(x, (values / 65535).expand_as(x), atol=0.5 / 255 + 1e-6, rtol=0)
+
+
+def test_values_without_a_range_are_refused(tmp_path):
+    Image.new("F", (8, 8), 0.5).save(tmp_path / "p.tiff")
+    with pytest.raises(HybridgenError, match=r"p.tiff: cannot be read as a picture: .* mode F, .* save it with 8 bits"):
+        read_picture(tmp_path / "p.tiff", reads(8))
+
+
+def test_no_other_program_is_started_on_a_file(tmp_path, monkeypatch):
+    """Pillow hands EPS to Ghostscript."""
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: pytest.fail("Ghostscript was called"))
+    head = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    (tmp_path / "p.png").write_bytes(head)
+    with pytest.raises(HybridgenError, match=r"p.png: is no picture in one of the formats BMP, "):
+        read_picture(tmp_path / "p.png", reads(8))
+
+
 def test_without_pillow_the_command_is_named(tmp_path, monkeypatch):
     real = builtins.__import__
 
