@@ -8,7 +8,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hybridgen.errors import UnsupportedError
+from hybridgen.errors import ShapeError, UnsupportedError
 from hybridgen.layers.carry import Carry
 from hybridgen.layers.drop_path import drop_path, drop_path_rates
 from hybridgen.layers.linear import BranchOutput, Embedding
@@ -90,6 +90,9 @@ class Backbone(nn.Module):
             span: Where the tokens stand; None is a plain batch that begins at slot 0.
         Returns:
             Hidden states after the last norm, in the weights' dtype.
+
+        Raises:
+            ShapeError: If the tokens are turned by row and column (`rotary`), and the span does not say how they lie.
         """
         span = span or Span(0, x.shape[1], x.device)
         in_pieces = self.hands_on_scores and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
@@ -185,8 +188,12 @@ class Backbone(nn.Module):
         return (first[0] + branch.flip(1)) * share, (first[1] + residual.flip(1)) * share
 
     def _rotary_table(self, span: Span, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
-        if self.rotary == "none" or span.grid is None:
+        if self.rotary == "none":
             return None
+        if span.grid is None:
+            raise ShapeError(
+                "rotary turns tokens by their row and column, and these are of no image; call the model on images"
+            )
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         return grid_table(span.grid, self.d_model, self.rotary_unit, wide, span.device)
 

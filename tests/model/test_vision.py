@@ -176,6 +176,8 @@ def test_rotary_stands_in_front_of_every_layer(rotary):
     torch.testing.assert_close(model.forward_features(pixels()), model.backbone.norm_f(branch, residual))
     other = model_of("head", rotary="none")
     assert not torch.allclose(other.forward_features(pixels()), model.forward_features(pixels()), atol=1e-3)
+    with pytest.raises(ShapeError, match="rotary turns tokens by their row and column, and these are of no image"):
+        model.backbone(tokens)  # it would go through unturned
 
 
 def test_layers_in_pairs():
