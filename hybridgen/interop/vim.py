@@ -80,9 +80,8 @@ def spec_document(upstream_config: Mapping[str, Any]) -> dict[str, Any]:
             "cls_token": cls_token,
             "pos_embed": given.if_abs_pos_embed,
             "rotary": rotary,
+            "rotary_grid": given.pt_hw_seq_len,
             "dropout": given.drop_rate,
-            # Nothing reads it without if_rope, and ours is an error then.
-            **({"rotary_grid": given.pt_hw_seq_len} if given.if_rope else {}),
         },
         "backbone": {
             "d_model": given.embed_dim,

@@ -164,6 +164,8 @@ def _idle(fields: VimFields) -> Iterator[Fault]:
         yield _fault("final_pool_type", rule, "write if_cls_token: false, or remove it")
     if fields.if_rope_residual and not fields.if_rope:
         yield _fault("if_rope_residual", "has no effect without if_rope", "write if_rope: true, or remove it")
+    if fields.pt_hw_seq_len != 14 and not fields.if_rope:
+        yield _fault("pt_hw_seq_len", "has no effect without if_rope", "write if_rope: true, or remove it")
     if fields.if_rope and (fields.stride != fields.patch_size or isinstance(fields.img_size, tuple)):
         rule = (
             f"upstream rotates a square of img_size // patch_size rows, so stride must be patch_size and img_size one "

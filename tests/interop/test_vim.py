@@ -127,9 +127,8 @@ def test_the_other_arguments():
         "drop_path_rate": 0.3, "norm_epsilon": 1e-6, "rms_norm": False, "residual_in_fp32": False,
         "if_bidirectional": True, "init_layer_scale": 0.1, "num_classes": 0,
     }  # fmt: skip
-    unread = {"pt_hw_seq_len": 7}  # without if_rope
     spec = resolve(
-        {**given, **unread, "device": "cuda", "dtype": None, "initializer_cfg": None, "fused_add_norm": False}
+        {**given, "device": "cuda", "dtype": None, "initializer_cfg": None, "fused_add_norm": False}
     )
     mixer, backbone = spec.backbone.layers[0].mixer, spec.backbone
     assert (mixer.d_state, mixer.d_conv, mixer.expand, mixer.dt_rank, mixer.bias) == (4, 3, 1, 5, True)
@@ -164,6 +163,7 @@ SILENT = [
     ({**ROPE, "stride": 4}, "if_rope", "stride must be patch_size"),
     ({**ROPE, "img_size": [32, 32]}, "if_rope", "img_size one number"),
     ({"if_rope_residual": True}, "if_rope_residual", "no effect without if_rope"),
+    ({"pt_hw_seq_len": 7}, "pt_hw_seq_len", "no effect without if_rope"),
     ({"if_bidirectional": True, "depth": 5}, "backbone.bidirectional", "must be even; given 5"),
     ({"ssm_cfg": {"d_state": 3}}, "ssm_cfg.d_state", "write d_state beside ssm_cfg"),
     ({"ssm_cfg": {"layer_idx": 3}}, "ssm_cfg.layer_idx", "fails; remove it"),
