@@ -8,7 +8,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hybridgen.errors import ShapeError, UnsupportedError
+from hybridgen.errors import HybridgenError, ShapeError, UnsupportedError
 from hybridgen.layers.linear import Embedding, Linear
 from hybridgen.layers.selection_memory import active_memory
 from hybridgen.model.backbone import Backbone
@@ -211,6 +211,8 @@ class HybridModel(nn.Module):
     def _check_place(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):
             raise ShapeError(f"the input must be a tensor; given {type(x).__name__}")
+        if x.layout != torch.strided:
+            raise ShapeError(f"the input must be a dense tensor; given {x.layout}: make it one with .to_dense()")
         if x.device != self.device:
             raise ShapeError(f"the input is on {x.device} and the model on {self.device}; move one with .to(device)")
 
@@ -249,6 +251,20 @@ class HybridModel(nn.Module):
 
 def _tie_after_loading(model: HybridModel, _: object) -> None:
     model.tie_weights()
+
+
+def check_is_hybrid(model: object) -> HybridModel:
+    """Returns a model of hybridgen's, without what torch.compile wrapped around it.
+
+    Raises:
+        HybridgenError: If it is none.
+    """
+    inner = getattr(model, "_orig_mod", model)
+    if not isinstance(inner, HybridModel):
+        raise HybridgenError(
+            f"this needs a model of hybridgen's, from hg.build or hg.load; given {type(inner).__name__}"
+        )
+    return inner
 
 
 def base_model(model: nn.Module) -> nn.Module:
