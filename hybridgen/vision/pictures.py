@@ -1,13 +1,14 @@
 """From a file with a picture to the tensor that a model reads."""
 
 import os
+import stat
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hybridgen.errors import HybridgenError, UnsupportedError
+from hybridgen.errors import HybridgenError, UnsupportedError, printable
 from hybridgen.spec.ends import PatchesInputSpec
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def read_picture(
     """Reads a picture as evaluation on ImageNet does: scaled, cut out of the middle, normalised.
 
     Args:
-        path: A file that Pillow can read; the first picture of several.
+        path: A file that Pillow can read; the first picture of several. 16 bits per pixel become 8.
         spec: What the model reads: image_size, channels, mean and std.
         crop_ratio: The picture is scaled so that the model sees this share of its tighter side; 1 is all of it.
 
@@ -31,7 +32,8 @@ def read_picture(
         The picture in float32.
 
     Raises:
-        HybridgenError: If Pillow is not installed, or the file is no picture that it can read.
+        HybridgenError: If Pillow is not installed, the file is no picture that it can read, its pixels have no known
+            range, or only another program could read it.
         UnsupportedError: If no picture has as many channels as the model reads.
     """
     try:
@@ -44,21 +46,52 @@ def read_picture(
         )
     if not 0 < crop_ratio <= 1:
         raise HybridgenError(f"crop_ratio must be above 0 and at most 1; given {crop_ratio}")
+    name = printable(str(path))
     try:
+        _check_file(path, name)
         with Image.open(path) as opened:
-            upright = ImageOps.exif_transpose(opened)
+            upright = _with_eight_bits(ImageOps.exif_transpose(_checked(opened, name)), name)
             picture = _fitted(upright.convert(_MODES[spec.channels]), spec.size(), crop_ratio)
     except FileNotFoundError as error:
-        raise HybridgenError(f"{path}: there is no such file") from error
+        raise HybridgenError(f"{name}: there is no such file") from error
     except UnidentifiedImageError as error:
-        raise HybridgenError(f"{path}: is no picture that Pillow can read") from error
+        raise HybridgenError(f"{name}: is no picture that Pillow can read") from error
     # A damaged file can raise nearly anything, depending on its format; a huge one is refused by Pillow.
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
-        raise HybridgenError(f"{path}: cannot be read as a picture: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise HybridgenError(f"{name}: cannot be read as a picture: {reason}") from error
     mean, std = spec.pixel_statistics()
     values = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).float() / 255
     values = values.view(picture.height, picture.width, spec.channels).permute(2, 0, 1)
     return (values - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+
+def _check_file(path: str | os.PathLike[str], name: str) -> None:
+    """Refuses what is no file: a pipe would wait for a writer for ever."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise HybridgenError(f"{name}: is a directory; name the pictures in it")
+    if not stat.S_ISREG(mode):
+        raise HybridgenError(f"{name}: is no regular file; save the picture to one")
+
+
+def _checked(picture: "Image.Image", name: str) -> "Image.Image":
+    # Pillow hands these to Ghostscript, which runs the program that such a file is.
+    if picture.format == "EPS":
+        raise HybridgenError(f"{name}: is a PostScript program, which is not run; save it as PNG or JPEG")
+    return picture
+
+
+def _with_eight_bits(picture: "Image.Image", name: str) -> "Image.Image":
+    """Scales 16 bits to 8, where Pillow's own conversion cuts off all above 255 and leaves a white picture."""
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
+        return picture.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+    if picture.mode in ("I", "F"):
+        raise HybridgenError(
+            f"{name}: has pixels of 32 bits (Pillow's mode {picture.mode}), of which nothing says what is white; save "
+            f"it with 8 or 16 bits"
+        )
+    return picture
 
 
 def _fitted(picture: "Image.Image", size: tuple[int, int], crop_ratio: float) -> "Image.Image":

@@ -1,7 +1,9 @@
 """Pictures from files: scaled, cut out, normalised, or refused with words."""
 
 import builtins
+import os
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -82,7 +84,7 @@ def test_what_is_no_picture_is_refused_with_words(tmp_path):
         read_picture(tmp_path / "half.png", reads(8))
     with pytest.raises(HybridgenError, match=r"none.png: there is no such file"):
         read_picture(tmp_path / "none.png", reads(8))
-    with pytest.raises(HybridgenError, match="cannot be read"):
+    with pytest.raises(HybridgenError, match="is a directory"):
         read_picture(tmp_path, reads(8))
     with pytest.raises(UnsupportedError, match="the model reads 5"):
         read_picture(tmp_path / "whole.png", reads(8, channels=5))
@@ -101,3 +103,42 @@ def test_without_pillow_the_command_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(HybridgenError, match=r"pip install 'hybridgen\[vision\]'"):
         read_picture(tmp_path / "x.png", reads(8))
+
+
+def test_sixteen_bits_are_scaled(tmp_path):
+    """A picture of 16 bits is that of 8 bits, and not white where it exceeds 255."""
+    values = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
+    Image.fromarray(values).save(tmp_path / "8.png")
+    Image.fromarray(values.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    expected = read_picture(tmp_path / "8.png", reads(8), crop_ratio=1.0)
+    torch.testing.assert_close(read_picture(tmp_path / "16.png", reads(8), crop_ratio=1.0), expected, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_pixels_of_no_known_range(tmp_path, kind):
+    Image.fromarray(np.ones((8, 8), dtype=kind)).save(tmp_path / "p.tiff")
+    with pytest.raises(HybridgenError, match=r"p\.tiff: has pixels of 32 bits .* save it with 8 or 16 bits"):
+        read_picture(tmp_path / "p.tiff", reads(8))
+
+
+def test_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(HybridgenError, match="pipe: is no regular file"):
+        read_picture(tmp_path / "pipe", reads(8))
+    with pytest.raises(HybridgenError, match="is a directory; name the pictures in it"):
+        read_picture(tmp_path, reads(8))
+
+
+def test_postscript_is_not_run(tmp_path, monkeypatch):
+    """Pillow would start Ghostscript, which runs the program in the file."""
+    path = tmp_path / "p.eps"
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("started Ghostscript"))
+    with pytest.raises(HybridgenError, match="PostScript program, which is not run"):
+        read_picture(path, reads(8))
+
+
+def test_names_cannot_speak_to_the_terminal(tmp_path):
+    with pytest.raises(HybridgenError) as caught:
+        read_picture(tmp_path / "a\nb\x1b[31m.png", reads(8))
+    assert str(caught.value).endswith(r"a\nb\x1b[31m.png: there is no such file")
