@@ -66,6 +66,8 @@ def read_checkpoint(path: Path, ema: bool = False) -> VimCheckpoint:
     entry = AVERAGED if ema else ENTRY
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: must hold a dict; found a {type(data).__name__}")
+    if not ema and isinstance(data.get(AVERAGED), dict) and ENTRY not in data:
+        raise CheckpointError(f"{path}: has no entry '{ENTRY}', only '{AVERAGED}'; take that with --ema")
     if not isinstance(data.get(ENTRY), dict) and not ema:
         return VimCheckpoint(check_state_dict(data, str(path)), {})
     if not isinstance(data.get(entry), dict):
