@@ -18,6 +18,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def printable_lines(text: str) -> str:
+    """Writes such characters as escapes in a text of several lines, which stay lines."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 @dataclass(frozen=True)
 class Fault:
     """One thing that is wrong with a document.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hybridgen.errors import HybridgenError, ShapeError, UnsupportedError
-from hybridgen.model.model import HybridModel
+from hybridgen.model.model import HybridModel, check_is_hybrid
 from hybridgen.ops.standard import standard_operations
 from hybridgen.spec.ends import CodebooksInputSpec, HiddenInputSpec, PatchesInputSpec, TokensInputSpec
 
@@ -23,6 +23,7 @@ OPSET = 18
 """The version of ONNX's operators that files use: the one that torch's own translations are written in."""
 _PACKAGES = ("onnx", "onnxscript")
 _LARGEST = 2**31 - 1  # bytes in a protobuf message, which an ONNX file is
+_LONGEST = 2**31 - 1  # of an axis: more is a slip, and PyTorch counts the bytes in 64 bits
 _INPUT_NAMES = {"patches": "images", "tokens": "input_ids", "codebooks": "codes", "hidden": "hidden_states"}
 
 
@@ -61,13 +62,22 @@ def export_program(
         sequence_length: Tokens per row, T. For models that read images the spec says it, and it is None.
 
     Raises:
-        ShapeError: If sequence_length is missing, or is given for images, or a number is below 1.
+        HybridgenError: If it is no model of hybridgen's.
+        ShapeError: If sequence_length is missing, or is given for images, or a number is below 1 or out of all bounds.
     """
+    model = check_is_hybrid(model)
     for name, given in (("batch_size", batch_size), ("sequence_length", sequence_length)):
-        if given is not None and (type(given) is not int or given < 1):
-            raise ShapeError(f"{name} must be a whole number, 1 or more; given {given!r}")
+        if given is not None and (type(given) is not int or not 1 <= given <= _LONGEST):
+            most = f" and at most {_LONGEST}" if type(given) is int and given > 1 else ""
+            raise ShapeError(f"{name} must be a whole number, 1 or more{most}; given {given!r}")
     # An axis of length 1 or 0 in the example would be taken for always so.
-    example = _example(model, batch_size or 2, sequence_length)
+    try:
+        example = _example(model, batch_size or 2, sequence_length)
+    except RuntimeError as error:
+        raise ShapeError(
+            f"an input of {batch_size or 2} rows does not fit into memory; write a smaller batch_size, or "
+            f"None (on the command line dynamic) for any"
+        ) from error
     shapes = ({0: torch.export.Dim("batch")} if batch_size is None else {},)
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -98,13 +108,14 @@ def export_onnx(
         sequence_length: Tokens per row; None for models that read images.
 
     Raises:
-        HybridgenError: If the onnx packages are missing or the file cannot be written.
+        HybridgenError: If it is no model of hybridgen's, the onnx packages are missing, or the file cannot be written.
         ShapeError: As `export_program` does.
         UnsupportedError: If the model is not in float32, is too large for one file, or has an operation that ONNX has
             no translation of.
     """
-    target = Path(path)
-    _check(model, target)
+    model = check_is_hybrid(model)
+    target = _target(path)
+    _check(model)
     import onnx
 
     program = export_program(model, batch_size, sequence_length)
@@ -167,15 +178,28 @@ def _tidy(path: Path) -> None:
     onnx.save(file, path)
 
 
-def _check(model: HybridModel, target: Path) -> None:
+def _target(path: str | os.PathLike[str]) -> Path:
+    """Returns the file to write; what cannot be one, or would be lost under it, is refused."""
+    if not isinstance(path, str | os.PathLike) or "\0" in os.fspath(path):
+        raise HybridgenError(f"the name of a file must be a text or a Path, without null bytes; given {path!r}")
+    target = Path(path)
+    if target.is_dir():
+        raise HybridgenError(f"{target}: is a directory; name a file, such as {target / 'model.onnx'}")
+    # The new file takes the place of the name: of /dev/null there would be nothing left.
+    if target.exists() and not target.is_file():
+        raise HybridgenError(f"{target}: is no regular file, and would be replaced by one; name another")
+    return target
+
+
+def _check(model: HybridModel) -> None:
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise HybridgenError(
             f"writing ONNX files needs {' and '.join(missing)}; install with `pip install 'hybridgen[onnx]'`, or "
             f"`pip install {' '.join(missing)}`"
         )
-    if target.is_dir():
-        raise HybridgenError(f"{target}: is a directory; name a file, such as {target / 'model.onnx'}")
+    if model.device.type == "meta":
+        raise UnsupportedError("the model is on the device meta, where weights have no values; load or build it on cpu")
     if model.dtype != torch.float32:
         raise UnsupportedError(
             f"ONNX files are written in float32, but the model is in {model.dtype}; call model.float() first"

@@ -1,5 +1,6 @@
 """Exported models give what the models give, with nothing but standard operations in their graphs."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +179,32 @@ def test_old_file_stays_if_the_new_one_is_bad(tmp_path: Path, monkeypatch: pytes
         hg.export_onnx(make("mamba2"), path, sequence_length=3)
     assert path.read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_nothing_but_files_is_replaced(tmp_path: Path) -> None:
+    """A pipe or a device of the name stays what it is: under root, /dev/null would be gone."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(HybridgenError, match="is no regular file, and would be replaced by one"):
+        hg.export_onnx(make("vim"), tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+    for wrong in (None, 3, b"x.onnx", "a\0b"):
+        with pytest.raises(HybridgenError, match="name of a file must be"):
+            hg.export_onnx(make("vim"), wrong)  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_exported(tmp_path: Path) -> None:
+    target = tmp_path / "m.onnx"
+    for other in (torch.nn.Linear(2, 2), "model", None):
+        with pytest.raises(HybridgenError, match=r"model of hybridgen's, from hg\.build or hg\.load; given"):
+            hg.export_onnx(other, target)  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedError, match="device meta, where weights have no values"):
+        hg.export_onnx(hg.build(make("vim").spec, device="meta"), target)
+    with pytest.raises(ShapeError, match="at most 2147483647"):
+        hg.export_onnx(make("vim"), target, batch_size=10**18)
+    assert not target.exists()
+
+
+def test_compiled_models_are_exported(tmp_path: Path) -> None:
+    plain = hg.export_onnx(make("vim"), tmp_path / "plain.onnx")
+    compiled = hg.export_onnx(torch.compile(make("vim"), backend="eager"), tmp_path / "c.onnx")
+    assert compiled.nodes == plain.nodes

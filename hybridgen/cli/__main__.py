@@ -4,7 +4,7 @@ import os
 import sys
 
 from hybridgen.cli.app import app
-from hybridgen.errors import HybridgenError
+from hybridgen.errors import HybridgenError, printable_lines
 
 BAD_INPUT = 2
 BROKEN_PIPE = 1
@@ -21,7 +21,8 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except HybridgenError as error:
-        print(error, file=sys.stderr)
+        # What a file or a file's name holds is in the words, and no terminal is to obey it.
+        print(printable_lines(str(error)), file=sys.stderr)
         sys.exit(BAD_INPUT)
     except BrokenPipeError:
         # Python flushes stdout once more at exit, which must not fail a second time.
@@ -31,7 +32,7 @@ def main() -> None:
         sys.exit(130)
     except OSError as error:
         place = f"{error.filename}: " if error.filename is not None else ""
-        print(f"{place}{error.strerror or error}", file=sys.stderr)
+        print(printable_lines(f"{place}{error.strerror or error}"), file=sys.stderr)
         sys.exit(BAD_INPUT)
 
 

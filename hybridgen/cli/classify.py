@@ -1,13 +1,15 @@
 """`hybridgen classify`: what a saved model of images sees in pictures."""
 
 import json
+import stat
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hybridgen.cli.arguments import Device, DType, ModelDirectory
+from hybridgen.cli.arguments import Device, DType, ModelDirectory, check_runs
 from hybridgen.cli.tables import print_table
 from hybridgen.errors import HybridgenError, UnsupportedError
 
@@ -38,10 +40,13 @@ def classify(
     from hybridgen.checkpoint import load
 
     keep_memory()
-    model = _checked(load(model_dir, device=device, dtype=dtype and dtype.value))
+    model = _checked(load(model_dir, device=device, dtype=dtype and dtype.value), model_dir)
     names = _read_labels(labels, model.num_classes) if labels is not None else None
     unread: list[str] = []
-    found = list(_classified(model.eval(), pictures, crop_ratio, top_k, unread))
+    with warnings.catch_warnings():
+        # Pillow's remarks on pictures that it reads all the same name lines of its own code.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        found = list(_classified(model.eval(), pictures, crop_ratio, top_k, unread))
     if as_json:
         entries = [{"picture": str(path), "classes": [_entry(*each, names) for each in best]} for path, best in found]
         typer.echo(json.dumps(entries, indent=2))
@@ -59,12 +64,16 @@ def classify(
         raise HybridgenError("\n".join(unread))
 
 
-def _checked(model: Any) -> "VisionModel":
+def _checked(model: Any, place: Path) -> "VisionModel":
     from hybridgen.model.vision import check_is_vision
 
-    checked = check_is_vision(model)
+    try:
+        checked = check_is_vision(model)
+    except HybridgenError as error:
+        raise HybridgenError(f"{place}: {error}") from error
     if not checked.num_classes or getattr(checked.spec.head, "pool", None) == "all":
-        raise UnsupportedError("classify needs a head that classifies whole images; this model has none")
+        raise UnsupportedError(f"{place}: classify needs a head that classifies whole images; this model has none")
+    check_runs(checked, place)
     return checked
 
 
@@ -91,6 +100,8 @@ def _classified(
             continue
         with torch.inference_mode():
             logits = model(torch.stack(images).to(model.device, model.dtype))
+        if not logits.isfinite().all():
+            raise HybridgenError("the model's logits are not finite: look at its weights, or give --dtype float32")
         shares, classes = logits.float().softmax(dim=-1).topk(min(top_k, model.num_classes))
         for path, row, share in zip(paths, classes.tolist(), shares.tolist(), strict=True):
             yield path, list(zip(row, share, strict=True))
@@ -101,11 +112,13 @@ def _entry(index: int, share: float, names: Sequence[str] | None) -> dict[str, A
 
 
 def _read_labels(path: Path, count: int) -> list[str]:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise HybridgenError(f"{path}: is no regular file; name one with a line per class, or with JSON")
     try:
         text = path.read_text(encoding="utf-8-sig")  # editors of Windows put a mark in front
     except UnicodeDecodeError as error:
-        raise HybridgenError(f"{path}: is not text in UTF-8") from error
-    names: Any = text.splitlines()
+        raise HybridgenError(f"{path}: is not text in UTF-8; save it as UTF-8") from error
+    names: Any = text.rstrip().split("\n")
     if text.lstrip()[:1] in ("[", "{"):
         try:
             names = json.loads(text)
@@ -119,5 +132,7 @@ def _read_labels(path: Path, count: int) -> list[str]:
         raise HybridgenError(f"{path}: must name the model's {count} classes; it names {len(names)}")
     if not all(isinstance(name, str) for name in names):
         raise HybridgenError(f"{path}: must name each class 0 ... {count - 1} by a text")
-    # Names go to the terminal, which obeys some characters.
-    return ["".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in name) for name in names]
+    for index, name in enumerate(names):
+        if not name.strip():
+            raise HybridgenError(f"{path}: class {index} has an empty name; write one, such as {index}")
+    return list(names)

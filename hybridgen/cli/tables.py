@@ -5,9 +5,13 @@ from collections.abc import Sequence
 
 import typer
 
+from hybridgen.errors import printable
+
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
     """Prints rows under headings; the headings named in `right` hold numbers and are aligned on the right."""
+    # Cells may come from files and their names: no terminal is to obey them, and no line to end in them.
+    rows = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         _print_for_terminal(headings, rows, right)
     else:

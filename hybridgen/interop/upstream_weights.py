@@ -1,6 +1,7 @@
 """The weights of other systems: reading their files, and comparing them with what a spec needs."""
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -54,7 +55,9 @@ def load_pickled(path: Path, safe: Sequence[type] = ()) -> object:
     # PyTorch's list is the program's own, and leaving takes off it what was on it before.
     known = get_safe_globals()
     try:
-        with safe_globals([each for each in safe if each not in known]):
+        with safe_globals([each for each in safe if each not in known]), warnings.catch_warnings():
+            # Of pickles that others than torch.save wrote, which the unpickler then reads or refuses.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
             try:
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             except RuntimeError:  # written before PyTorch 1.6: not a zip file, and not mappable
@@ -74,6 +77,8 @@ def check_state_dict(data: object, where: str) -> dict[str, Tensor]:
     for name, tensor in data.items():
         if tensor.is_nested or tensor.layout != torch.strided:
             raise CheckpointError(f"{where}: {name} is a sparse or nested tensor; only dense ones can be imported")
+        if tensor.device.type == "meta":
+            raise CheckpointError(f"{where}: {name} was saved from the device meta and has no values")
     return dict(data)
 
 

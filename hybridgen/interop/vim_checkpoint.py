@@ -17,6 +17,7 @@ SUFFIXES = (".pth", ".pt")
 ENTRY, AVERAGED = "model", "model_ema"
 
 _ARGS = "args"
+_WRAPPED = "module."
 # Options of upstream's training script, and the arguments that it makes of them.
 _OPTIONS = {
     "input_size": "img_size", "nb_classes": "num_classes", "drop": "drop_rate", "drop_path": "drop_path_rate",
@@ -66,15 +67,23 @@ def read_checkpoint(path: Path, ema: bool = False) -> VimCheckpoint:
     entry = AVERAGED if ema else ENTRY
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: must hold a dict; found a {type(data).__name__}")
+    if not ema and isinstance(data.get(AVERAGED), dict) and ENTRY not in data:
+        raise CheckpointError(f"{path}: has no entry '{ENTRY}', only '{AVERAGED}'; take that with --ema")
     if not isinstance(data.get(ENTRY), dict) and not ema:
-        return VimCheckpoint(check_state_dict(data, str(path)), {})
+        return VimCheckpoint(_unwrapped(check_state_dict(data, str(path))), {})
     if not isinstance(data.get(entry), dict):
         raise CheckpointError(f"{path}: has no entry '{entry}'; it holds {', '.join(sorted(map(str, data)))[:200]}")
     options = data.get(_ARGS, {})
     options = vars(options) if isinstance(options, argparse.Namespace) else options
-    return VimCheckpoint(
-        check_state_dict(data[entry], f"{path}: {entry}"), options if isinstance(options, dict) else {}
-    )
+    weights = check_state_dict(data[entry], f"{path}: {entry}")
+    return VimCheckpoint(_unwrapped(weights), options if isinstance(options, dict) else {})
+
+
+def _unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names without what torch's DistributedDataParallel puts before each of them."""
+    if not all(name.startswith(_WRAPPED) for name in weights):
+        return weights
+    return {name.removeprefix(_WRAPPED): tensor for name, tensor in weights.items()}
 
 
 def checkpoint_config(checkpoint: VimCheckpoint, path: Path) -> dict[str, Any]:

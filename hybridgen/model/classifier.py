@@ -35,7 +35,7 @@ def pooled(
         hidden: Hidden states after the last norm.
         how: `cls` (the mean over the class tokens), `mean` or `last`.
         class_places: Where the class tokens stand.
-        mask: False for padding, which takes no part; None if there is none.
+        mask: False for padding, which takes no part; None if there is none. In a row of nothing else a mean is zero.
     """
     if how == "cls":
         tokens = [hidden[:, place] for place in class_places]

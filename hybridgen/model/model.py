@@ -8,7 +8,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hybridgen.errors import ShapeError, UnsupportedError
+from hybridgen.errors import HybridgenError, ShapeError, UnsupportedError
 from hybridgen.layers.linear import Embedding, Linear
 from hybridgen.layers.selection_memory import active_memory
 from hybridgen.model.backbone import Backbone
@@ -90,7 +90,7 @@ class HybridModel(nn.Module):
         if num_last_tokens < 0:
             raise ShapeError(f"num_last_tokens must be 0 (all) or more; given {num_last_tokens}")
         if isinstance(self.spec.head, ClassifierHeadSpec):
-            self._check_whole(state, seq_idx, num_last_tokens)
+            self._check_whole(x.shape[1], state, seq_idx, num_last_tokens)
         remembering, given_mask = None, None if mask is None else check_mask(mask)
         mask = given_mask
         if self.memory_tokens and x.shape[1] and not (state is not None and state.length):
@@ -198,8 +198,12 @@ class HybridModel(nn.Module):
             logits = head.logit_softcap * torch.tanh(logits / head.logit_softcap)
         return logits
 
-    def _check_whole(self, state: DecodingState | None, seq_idx: Tensor | None, num_last_tokens: int) -> None:
+    def _check_whole(
+        self, length: int, state: DecodingState | None, seq_idx: Tensor | None, num_last_tokens: int
+    ) -> None:
         """Refuses a call of a classifier on anything but whole sequences, one per row."""
+        if not length:
+            raise ShapeError("a classifier needs at least one token in each row; given T = 0")
         if state is not None:
             raise UnsupportedError(
                 "a classifier reads whole sequences, so it takes no state; for pieces call hg.base_model(model)"
@@ -211,6 +215,8 @@ class HybridModel(nn.Module):
     def _check_place(self, x: Tensor) -> None:
         if not isinstance(x, Tensor):
             raise ShapeError(f"the input must be a tensor; given {type(x).__name__}")
+        if x.layout != torch.strided:
+            raise ShapeError(f"the input must be a dense tensor; given {x.layout}: make it one with .to_dense()")
         if x.device != self.device:
             raise ShapeError(f"the input is on {x.device} and the model on {self.device}; move one with .to(device)")
 
@@ -249,6 +255,20 @@ class HybridModel(nn.Module):
 
 def _tie_after_loading(model: HybridModel, _: object) -> None:
     model.tie_weights()
+
+
+def check_is_hybrid(model: object) -> HybridModel:
+    """Returns a model of hybridgen's, without what torch.compile wrapped around it.
+
+    Raises:
+        HybridgenError: If it is none.
+    """
+    inner = getattr(model, "_orig_mod", model)
+    if not isinstance(inner, HybridModel):
+        raise HybridgenError(
+            f"this needs a model of hybridgen's, from hg.build or hg.load; given {type(inner).__name__}"
+        )
+    return inner
 
 
 def base_model(model: nn.Module) -> nn.Module:

@@ -1,7 +1,7 @@
 """Models of images: patches in front of the stack, class tokens among them, and timm's way to use the whole."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -13,13 +13,17 @@ from hybridgen.errors import HybridgenError, ShapeError, UnsupportedError
 from hybridgen.layers.span import Grid, Span
 from hybridgen.model.classifier import STD, Classifier, classify, truncated_normal
 from hybridgen.model.init import parameter_generator
-from hybridgen.model.model import HybridModel
+from hybridgen.model.model import HybridModel, check_is_hybrid
 from hybridgen.model.state import DecodingState
 from hybridgen.spec.ends import ClassifierHeadSpec, PatchesInputSpec
 from hybridgen.spec.model import ModelSpec
 
 CROP_RATIO = 0.875
 """Share of a picture's tighter side that evaluation shows the model, as in the recipes of DeiT and Vim."""
+
+
+_POOLS = {"avg": "mean", "token": "cls", "": "all"}
+"""timm's names."""
 
 
 class PatchProjection(nn.Conv2d):
@@ -104,7 +108,12 @@ class VisionModel(HybridModel):
         return hidden
 
     def forward_head(self, hidden: Float[Tensor, "B L D"], pre_logits: bool = False) -> Float[Tensor, "B ..."]:
-        """Returns the logits of hidden states, or with `pre_logits` what is pooled of them before the classifier."""
+        """Returns the logits of hidden states, or with `pre_logits` what is pooled of them before the classifier.
+
+        Raises:
+            ShapeError: If the hidden states are not those of such a model.
+        """
+        self._check_hidden(hidden)
         spec = self.spec.head
         if not isinstance(spec, ClassifierHeadSpec):
             return hidden
@@ -123,23 +132,33 @@ class VisionModel(HybridModel):
             norm: Whether the stream goes through the last norm first.
 
         Returns:
-            What `forward_features` returns, and for each layer the stream at the patches as a map.
+            What `forward_features` returns, and for each layer the stream at the patches as a map, before drop_path
+            takes anything from the layer's own branch.
 
         Raises:
             UnsupportedError: If there is no such layer.
         """
-        count = len(self.backbone.layers)
-        layers = [index + count if index < 0 else index for index in return_layers]
-        for index, given in zip(layers, return_layers, strict=True):
-            if not 0 <= index < count:
-                raise UnsupportedError(f"return_layers: the layers are 0 ... {count - 1}; given {given}")
-            if self.backbone.in_pairs and index % 2 == 0:
-                raise UnsupportedError(f"return_layers: layers work in pairs here, write {index + 1}; given {given}")
+        layers = self._layer_numbers(return_layers)
         tokens, span = self._tokens(images)
         hidden, streams = self.backbone.forward_layers(tokens, span, layers)
         if norm:
             streams = [self.backbone.norm_f(stream) for stream in streams]
         return hidden, [self._map(stream, cast(Grid, span.grid)) for stream in streams]
+
+    def _layer_numbers(self, return_layers: Sequence[int]) -> list[int]:
+        if isinstance(return_layers, str) or not isinstance(return_layers, Iterable):
+            raise UnsupportedError(f"return_layers: must be a list of layers, such as [-1]; given {return_layers!r}")
+        count, layers = len(self.backbone.layers), []
+        for given in return_layers:
+            if isinstance(given, bool) or not hasattr(given, "__index__"):
+                raise UnsupportedError(f"return_layers: layers are whole numbers; given {given!r}")
+            index = int(given) + count if given < 0 else int(given)
+            if not 0 <= index < count:
+                raise UnsupportedError(f"return_layers: the layers are 0 ... {count - 1}; given {given}")
+            if self.backbone.in_pairs and index % 2 == 0:
+                raise UnsupportedError(f"return_layers: layers work in pairs here, write {index + 1}; given {given}")
+            layers.append(index)
+        return layers
 
     def get_classifier(self) -> nn.Module:
         """Returns the classifier; an identity if there is none."""
@@ -150,23 +169,25 @@ class VisionModel(HybridModel):
 
         Args:
             num_classes: Classes of the new one; 0 is no classifier.
-            global_pool: As `head.pool` of a spec; None keeps it.
+            global_pool: As `head.pool` of a spec, or timm's word for it: avg (mean), token (cls), an empty text (all);
+                None keeps it.
 
         Raises:
             SpecError: If the pool does not fit the model.
         """
         document = self.spec.document()
-        pool = getattr(self.spec.head, "pool", None) if global_pool is None else global_pool
+        pool = getattr(self.spec.head, "pool", None) if global_pool is None else _POOLS.get(global_pool, global_pool)
         has_bias = getattr(self.spec.head, "bias", True)
         document["head"] = {"type": "classifier", "num_classes": num_classes, "pool": pool, "bias": has_bias}
-        self.spec = ModelSpec.model_validate(document)
-        self.head = None
+        spec = ModelSpec.model_validate(document)
+        head = None
         if num_classes:
             head = Classifier(self.num_features, num_classes, bias=has_bias, device=self.device, dtype=self.dtype)
             for name, parameter in head.named_parameters():
                 value = head.initial_value(name, parameter_generator(0, f"head.{name}"))
                 parameter.data.copy_(value)
-            self.head = head
+        # Only now: when the memory is too small for the new one, the model stays what it was.
+        self.spec, self.head = spec, head
 
     @property
     def num_classes(self) -> int:
@@ -234,6 +255,16 @@ class VisionModel(HybridModel):
             stream = torch.cat((stream[:, :place], stream[:, place + 1 :]), dim=1)
         return stream.transpose(1, 2).unflatten(2, (grid.rows, grid.columns))
 
+    def _check_hidden(self, hidden: Tensor) -> None:
+        self._check_place(hidden)
+        least = max(1, len(self._class_tokens()))
+        fits = hidden.ndim == 3 and hidden.shape[1] >= least and hidden.shape[2] == self.num_features
+        if not fits or not hidden.is_floating_point():
+            raise ShapeError(
+                f"the input must be hidden states of shape (B, L, {self.num_features}), as forward_features returns; "
+                f"given {tuple(hidden.shape)} of {hidden.dtype}"
+            )
+
     def _check_input(self, images: Shaped[Tensor, "..."]) -> None:
         spec = self.source
         self._check_place(images)
@@ -259,11 +290,15 @@ class VisionModel(HybridModel):
 
 
 def check_is_vision(model: nn.Module) -> VisionModel:
-    """Returns the model if it reads images.
+    """Returns the model if it reads images, without what torch.compile wrapped around it.
 
     Raises:
         HybridgenError: If it does not.
     """
-    if not isinstance(model, VisionModel):
-        raise HybridgenError("this needs a model of images, with input: {type: patches}")
-    return model
+    inner = check_is_hybrid(model)
+    if not isinstance(inner, VisionModel):
+        raise HybridgenError(
+            f"this needs a model of images, with input: {{type: patches}}; this one has input: "
+            f"{{type: {inner.spec.input.type}}}"
+        )
+    return inner

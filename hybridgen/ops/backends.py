@@ -135,6 +135,8 @@ def pick(
 
 def runs_natively(ops: tuple[str, ...]) -> bool:
     """Whether, going by `use_backend`, our own extension runs those calls of operators on the CPU that it can do."""
+    if only_standard():
+        return False
     name = _current()
     if name == "native":
         return native.LOADED

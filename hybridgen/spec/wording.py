@@ -209,6 +209,7 @@ def accepts(schema: Schema, value: object) -> bool:
     if not inside or not _is_number(value) or not math.isfinite(value):  # type: ignore[arg-type]
         return inside and not _is_number(value)
     low, above = schema.get("minimum", schema.get("ge")), schema.get("exclusiveMinimum", schema.get("gt"))
-    high = schema.get("maximum", schema.get("le"))
+    high, below = schema.get("maximum", schema.get("le")), schema.get("exclusiveMaximum", schema.get("lt"))
     number: Any = value
-    return (low is None or number >= low) and (above is None or number > above) and (high is None or number <= high)
+    is_enough = (low is None or number >= low) and (above is None or number > above)
+    return is_enough and (high is None or number <= high) and (below is None or number < below)

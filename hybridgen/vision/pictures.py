@@ -1,13 +1,14 @@
 """From a file with a picture to the tensor that a model reads."""
 
 import os
+import stat
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hybridgen.errors import HybridgenError, UnsupportedError
+from hybridgen.errors import HybridgenError, UnsupportedError, printable
 from hybridgen.model.vision import CROP_RATIO
 from hybridgen.spec.ends import PatchesInputSpec
 
@@ -35,7 +36,8 @@ def read_picture(
         The picture in float32.
 
     Raises:
-        HybridgenError: If Pillow is not installed, or the file is no picture that it can read.
+        HybridgenError: If Pillow is not installed, the file is no picture that it can read, its pixels have no known
+            range, or only another program could read it.
         UnsupportedError: If no picture has as many channels as the model reads.
     """
     try:
@@ -48,30 +50,43 @@ def read_picture(
         )
     if not 0 < crop_ratio <= 1:
         raise HybridgenError(f"crop_ratio must be above 0 and at most 1; given {crop_ratio}")
+    name = printable(str(path))
     try:
+        _check_file(path, name)
         with Image.open(path, formats=_FORMATS) as opened:
-            upright = _in_bytes(ImageOps.exif_transpose(opened))
+            upright = _with_eight_bits(ImageOps.exif_transpose(opened), name)
             picture = _fitted(upright.convert(_MODES[spec.channels]), spec.size(), crop_ratio)
     except FileNotFoundError as error:
-        raise HybridgenError(f"{path}: there is no such file") from error
+        raise HybridgenError(f"{name}: there is no such file") from error
     except UnidentifiedImageError as error:
-        raise HybridgenError(f"{path}: is no picture in one of the formats {', '.join(_FORMATS)}") from error
+        raise HybridgenError(f"{name}: is no picture in one of the formats {', '.join(_FORMATS)}") from error
     # A damaged file can raise nearly anything, depending on its format; a huge one is refused by Pillow.
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
-        raise HybridgenError(f"{path}: cannot be read as a picture: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise HybridgenError(f"{name}: cannot be read as a picture: {reason}") from error
     mean, std = spec.pixel_statistics()
     values = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).float() / 255
     values = values.view(picture.height, picture.width, spec.channels).permute(2, 0, 1)
     return (values - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
 
-def _in_bytes(picture: "Image.Image") -> "Image.Image":
-    """Returns the picture with 8 bits per value: Pillow's own conversion cuts larger values off at 255."""
-    if picture.mode.startswith("I;16"):
+def _check_file(path: str | os.PathLike[str], name: str) -> None:
+    """Refuses what is no file: a pipe would wait for a writer for ever."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise HybridgenError(f"{name}: is a directory; name the pictures in it")
+    if not stat.S_ISREG(mode):
+        raise HybridgenError(f"{name}: is no regular file; save the picture to one")
+
+
+def _with_eight_bits(picture: "Image.Image", name: str) -> "Image.Image":
+    """Scales 16 bits to 8, where Pillow's own conversion cuts off all above 255 and leaves a white picture."""
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
         return picture.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
     if picture.mode in ("I", "F"):
-        raise ValueError(
-            f"its values are of Pillow's mode {picture.mode}, whose range is not known; save it with 8 bits"
+        raise HybridgenError(
+            f"{name}: has pixels of 32 bits (Pillow's mode {picture.mode}), of which nothing says what is white; save "
+            f"it with 8 or 16 bits"
         )
     return picture
 

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from hybridgen.builder import build
-from hybridgen.errors import UnsupportedError
+from hybridgen.builder import DTYPES, build
+from hybridgen.errors import HybridgenError, ShapeError, UnsupportedError
 from hybridgen.model.vision import VisionModel, check_is_vision
 from hybridgen.spec.ends import PatchesInputSpec
 from hybridgen.spec.model import ModelSpec
@@ -32,7 +32,8 @@ def resize_model(
         SpecError: If the patches do not fit such images.
         UnsupportedError: As in `interpolate_pos_embed`.
     """
-    old = check_is_vision(model).source
+    model = check_is_vision(model)
+    old = model.source
     document: dict[str, Any] = model.spec.document()
     document["input"]["image_size"] = image_size
     document["input"]["stride"] = old.stride if stride is None else stride
@@ -61,8 +62,16 @@ def interpolate_pos_embed(
             token gets an embedding between patches.
 
     Raises:
+        HybridgenError: If `old` or `new` is no input of images.
+        ShapeError: If the position embeddings are not those of `old`.
         UnsupportedError: If the two differ in their class tokens.
     """
+    for name, source in (("old", old), ("new", new)):
+        if not isinstance(source, PatchesInputSpec):
+            raise HybridgenError(
+                f"{name} must be what a model of images reads, model.source; given {type(source).__name__}"
+            )
+    _check_rows(pos_embed, old.length())
     if old.cls_token != new.cls_token:
         raise UnsupportedError(
             f"position embeddings go from one grid to another only with the same class tokens; given cls_token: "
@@ -72,9 +81,10 @@ def interpolate_pos_embed(
         return pos_embed
     count = len(old.class_places())
     places, new_places = (tuple(range(count)),) * 2 if upstream else (old.class_places(), new.class_places())
-    is_patch = torch.ones(old.length(), dtype=torch.bool, device=pos_embed.device)
-    is_patch[list(places)] = False
-    tokens, patches = pos_embed[:, ~is_patch], pos_embed[:, is_patch]
+    # Not by a mask: on the device meta nothing can be counted.
+    is_patch = [place not in places for place in range(old.length())]
+    rows = torch.tensor([row for row, patch in enumerate(is_patch) if patch], device=pos_embed.device)
+    tokens, patches = pos_embed[:, list(places)], pos_embed.index_select(1, rows)
     plane = patches.transpose(1, 2).unflatten(2, old.grid())
     # Bicubic interpolation has no kernels for small types.
     wide = plane if plane.dtype == torch.float64 else plane.float()
@@ -83,3 +93,14 @@ def interpolate_pos_embed(
     for index, place in enumerate(new_places):
         result = torch.cat((result[:, :place], tokens[:, index : index + 1], result[:, place:]), dim=1)
     return result
+
+
+def _check_rows(pos_embed: Tensor, length: int) -> None:
+    if not isinstance(pos_embed, Tensor):
+        raise ShapeError(f"position embeddings must be a tensor; given {type(pos_embed).__name__}")
+    fits = pos_embed.ndim == 3 and pos_embed.shape[:2] == (1, length) and pos_embed.shape[2]
+    if not fits or pos_embed.dtype not in DTYPES.values():
+        raise ShapeError(
+            f"position embeddings of these images must have the shape (1, {length}, D) and be of {', '.join(DTYPES)}; "
+            f"given {tuple(pos_embed.shape)} of {pos_embed.dtype}"
+        )

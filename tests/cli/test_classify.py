@@ -1,6 +1,7 @@
 """`hybridgen classify`."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -75,15 +76,6 @@ def test_names_from_a_file(hybridgen: Program, model: Path, pictures: list[Path]
     assert sum(float(row[3]) for row in rows) == pytest.approx(1, abs=1e-3)
 
 
-def test_names_do_not_steer_the_terminal(hybridgen: Program, model: Path, pictures: list[Path], tmp_path: Path) -> None:
-    (tmp_path / "names").write_text("Katze \N{CAT FACE}\n\x1b[31mdog\nbi\x07rd\nfish\n", encoding="utf-8")
-    result = hybridgen("classify", model, pictures[0], "--labels", tmp_path / "names")
-    assert result.status == 0
-    assert "\x1b" not in result.out
-    assert "\x07" not in result.out
-    assert all(name in result.out for name in ("Katze \N{CAT FACE}", "\ufffd[31mdog", "bi\ufffdrd"))
-
-
 def test_one_bad_picture_does_not_hide_the_others(
     hybridgen: Program, model: Path, pictures: list[Path], tmp_path: Path
 ) -> None:
@@ -127,3 +119,64 @@ def test_models_that_classify_no_images_are_refused(hybridgen: Program, saved: P
     assert result.status == 2
     assert "needs a head that classifies" in result.err
     assert "--crop-ratio" in hybridgen("classify", "--help").out
+
+
+def test_no_terminal_obeys_names(hybridgen: Program, model: Path, pictures: list[Path], tmp_path: Path) -> None:
+    picture, names = tmp_path / "a\nb\x1b[31m.png", tmp_path / "names"
+    pictures[0].rename(picture)
+    names.write_text('["\\u001b]0;title\\u0007", "x\\ny", "\\ud800", "fish"]')
+    result = hybridgen("classify", model, picture, "--labels", names)
+    assert result.status == 0
+    assert len(result.out.splitlines()) == 5
+    assert all(char.isprintable() or char == "\n" for char in result.out)
+    assert r"a\nb\x1b[31m.png" in result.out
+    missing = hybridgen("classify", tmp_path / "m\x1b[31m", picture)
+    assert missing.status == 2
+    assert r"m\x1b[31m: there is no such directory" in missing.err
+
+
+def test_labels_as_editors_write_them(hybridgen: Program, model: Path, pictures: list[Path], tmp_path: Path) -> None:
+    names = tmp_path / "names"
+    texts = (b"\xef\xbb\xbfcat\r\ndog\r\nbird\r\nfish\r\n\r\n", b'\xef\xbb\xbf["cat", "dog", "bird", "fish"]')
+    for text in texts:
+        names.write_bytes(text)
+        result = hybridgen("classify", model, pictures[0], "--labels", names, "--json")
+        found = json.loads(result.out)[0]["classes"]
+        assert {entry["class"]: entry["name"] for entry in found} == dict(enumerate(["cat", "dog", "bird", "fish"]))
+    names.write_text("cat\n\nbird\nfish\n")
+    result = hybridgen("classify", model, pictures[0], "--labels", names)
+    assert (result.status, "class 1 has an empty name" in result.err) == (2, True)
+    os.mkfifo(tmp_path / "pipe")
+    result = hybridgen("classify", model, pictures[0], "--labels", tmp_path / "pipe")
+    assert (result.status, "is no regular file" in result.err) == (2, True)
+
+
+def test_weights_that_cannot_run(hybridgen: Program, model: Path, pictures: list[Path], tmp_path: Path) -> None:
+    result = hybridgen("classify", model, pictures[0], "--device", "meta")
+    assert (result.status, "give --device cpu" in result.err) == (2, True)
+    mixed = hg.load(model)
+    mixed.patch_embed.half()
+    hg.save(mixed, tmp_path / "mixed")
+    result = hybridgen("classify", tmp_path / "mixed", pictures[0])
+    assert (result.status, "float16 and float32; give --dtype" in result.err) == (2, True)
+    assert hybridgen("classify", tmp_path / "mixed", pictures[0], "--dtype", "float32").status == 0
+    broken = hg.load(model)
+    broken.head.weight = torch.nn.Parameter(torch.full_like(broken.head.weight, torch.nan))
+    hg.save(broken, tmp_path / "broken")
+    result = hybridgen("classify", tmp_path / "broken", pictures[0], "--json")
+    assert (result.status, result.out, "logits are not finite" in result.err) == (2, "", True)
+
+
+def test_remarks_of_pillow_stay_its_own(hybridgen: Program, model: Path, pictures: list[Path]) -> None:
+    image = Image.open(pictures[0]).convert("P")
+    image.save(pictures[0], transparency=bytes(range(256)))
+    result = hybridgen("classify", model, pictures[0])
+    assert (result.status, result.err) == (0, "")
+
+
+def test_other_models_are_named(hybridgen: Program, pictures: list[Path], tmp_path: Path) -> None:
+    document = {**DOCUMENT, "input": {"type": "tokens", "vocab_size": 8}}
+    hg.save(hg.build(hg.ModelSpec.model_validate(document)), tmp_path / "tokens")
+    result = hybridgen("classify", tmp_path / "tokens", pictures[0])
+    assert result.status == 2
+    assert f"{tmp_path / 'tokens'}: this needs a model of images" in result.err

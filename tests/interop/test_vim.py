@@ -127,9 +127,7 @@ def test_the_other_arguments():
         "drop_path_rate": 0.3, "norm_epsilon": 1e-6, "rms_norm": False, "residual_in_fp32": False,
         "if_bidirectional": True, "init_layer_scale": 0.1, "num_classes": 0,
     }  # fmt: skip
-    spec = resolve(
-        {**given, "device": "cuda", "dtype": None, "initializer_cfg": None, "fused_add_norm": False}
-    )
+    spec = resolve({**given, "device": "cuda", "dtype": None, "initializer_cfg": None, "fused_add_norm": False})
     mixer, backbone = spec.backbone.layers[0].mixer, spec.backbone
     assert (mixer.d_state, mixer.d_conv, mixer.expand, mixer.dt_rank, mixer.bias) == (4, 3, 1, 5, True)
     assert (mixer.layer_scale, backbone.drop_path, backbone.bidirectional) == (0.1, 0.3, "layers")

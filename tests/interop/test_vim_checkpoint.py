@@ -272,3 +272,34 @@ def test_an_export_overwrites_no_checkpoint(tmp_path):
     with pytest.raises(hg.CheckpointError, match=r"holds a model\.pth already"):
         export_directory(tmp_path / "ours", tmp_path / "theirs", "vim")
     assert (tmp_path / "theirs/model.pth").read_bytes() == b"mine"
+
+
+def test_moving_average_alone_is_named(tmp_path):
+    torch.save({"model_ema": theirs(build(SMALL))}, tmp_path / "v.pth")
+    with pytest.raises(hg.CheckpointError, match="no entry 'model', only 'model_ema'; take that with --ema"):
+        read_checkpoint(tmp_path / "v.pth")
+    assert read_checkpoint(tmp_path / "v.pth", ema=True).weights.keys() == theirs(build(SMALL)).keys()
+
+
+def test_weights_without_values(tmp_path):
+    torch.save({"model": {"cls_token": torch.zeros(1, 1, 4, device="meta")}}, tmp_path / "v.pth")
+    with pytest.raises(hg.CheckpointError, match="cls_token was saved from the device meta and has no values"):
+        read_checkpoint(tmp_path / "v.pth")
+
+
+@pytest.mark.filterwarnings("error")
+def test_plain_pickles_run_nothing(tmp_path):
+    class Code:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "made"),)
+
+    (tmp_path / "v.pth").write_bytes(pickle.dumps(Code(), protocol=4))
+    with pytest.raises(hg.CheckpointError, match="cannot be read as a state dict"):
+        read_checkpoint(tmp_path / "v.pth")
+    assert not (tmp_path / "made").exists()
+
+
+def test_names_of_a_distributed_run_are_read(tmp_path):
+    weights = theirs(build(SMALL))
+    torch.save({"model": {f"module.{name}": tensor for name, tensor in weights.items()}}, tmp_path / "v.pth")
+    assert read_checkpoint(tmp_path / "v.pth").weights.keys() == weights.keys()

@@ -104,6 +104,8 @@ def test_classifier_of_tokens_does_not_see_padding(pool):
         torch.testing.assert_close(model(padded, mask=mask), alone, atol=1e-5, rtol=1e-5)
     with pytest.raises(UnsupportedError, match="takes no state"):
         model(ids, state=model.init_state(1, 8))
+    with pytest.raises(ShapeError, match="given T = 0"):
+        model(ids[:, :0])
     with pytest.raises(ShapeError, match="takes no seq_idx"):
         model(ids, seq_idx=torch.zeros(1, 5, dtype=torch.int64))
     with pytest.raises(ShapeError, match="takes no num_last_tokens"):
@@ -310,6 +312,8 @@ def test_reset_classifier_changes_the_spec_with_the_head(tmp_path):
     images = pixels().bfloat16()
     assert again.spec.head.pool == "max"
     assert torch.equal(again(images), model(images))
+    model.reset_classifier(3, global_pool="avg")
+    assert model.spec.head.pool == "mean"
     model.reset_classifier(0)
     assert isinstance(model.get_classifier(), torch.nn.Identity)
     assert model(images).shape == (2, 16)
