@@ -20,7 +20,8 @@ def _document(scan: str, **backbone: Any) -> dict[str, Any]:
     return {
         "input": {"type": "patches", "image_size": [64, 80], "patch_size": 16, "stride": 8, "cls_token": "middle"},
         "backbone": {
-            "d_model": 64, "n_layer": 4, "attn_layer_idx": [2], "ssm": SCANS[scan], "attn": {"num_heads": 4}, **backbone,
+            "d_model": 64, "n_layer": 4, "attn_layer_idx": [2], "ssm": SCANS[scan], "attn": {"num_heads": 4},
+            **backbone,
         },
         "head": {"type": "classifier", "num_classes": 10},
     }  # fmt: skip
