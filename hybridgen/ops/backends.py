@@ -240,6 +240,8 @@ _PACKAGES = {
     "triton": "CUDA kernels of selective_attention, mamba-ssm's Mamba-2 and one-token kernels, torch.compile on CUDA",
     "mamba-ssm": "CUDA kernels of selective_scan and ssd_scan and their one-token updates",
     "causal-conv1d": "CUDA kernels of causal_conv1d and its one-token update",
+    "pillow": "hybridgen classify",
+    "onnxscript": "hybridgen onnx",
     "transformers": "tests against a second implementation",
 }
 

@@ -15,7 +15,7 @@ from hybridgen.spec.ends import PatchesInputSpec
 if TYPE_CHECKING:
     from PIL import Image
 
-INSTALL = "pip install 'hybridgen[vision]'"
+INSTALL = "pip install pillow"
 # Formats that Pillow decodes itself: for EPS, say, it starts another program on the file.
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
