@@ -118,7 +118,8 @@ class VisionModel(HybridModel):
         if not isinstance(spec, ClassifierHeadSpec):
             return hidden
         how = spec.pool_for(self.source)
-        return classify(hidden, None if pre_logits else self.head, how, self._places(hidden.shape[1]))
+        places = self.source.class_places(hidden.shape[1] - len(self._class_tokens()))
+        return classify(hidden, None if pre_logits else self.head, how, places)
 
     def forward_intermediates(
         self, images: Shaped[Tensor, "..."], return_layers: Sequence[int], norm: bool = False
@@ -235,7 +236,7 @@ class VisionModel(HybridModel):
         patches = self.patch_embed(images)
         rows, columns = patches.shape[2:]
         tokens = patches.flatten(2).transpose(1, 2)
-        places = self._places(rows * columns + len(self._class_tokens()))
+        places = self.source.class_places(rows * columns)
         for name, place in zip(self._class_tokens(), places, strict=True):
             token = self.get_parameter(name).to(tokens.dtype).expand(tokens.shape[0], -1, -1)
             tokens = torch.cat((tokens[:, :place], token, tokens[:, place:]), dim=1)
@@ -244,11 +245,6 @@ class VisionModel(HybridModel):
         if self.source.dropout:
             tokens = functional.dropout(tokens, self.source.dropout, self.training)
         return tokens, Span(0, tokens.shape[1], tokens.device, grid=Grid(rows, columns, places))
-
-    def _places(self, length: int) -> tuple[int, ...]:
-        """Where the class tokens stand in a sequence of this length."""
-        places = {"none": (), "head": (0,), "middle": ((length - 1) // 2,), "double": (0, length - 1)}
-        return places[self.source.cls_token]
 
     def _map(self, stream: Float[Tensor, "B L D"], grid: Grid) -> Float[Tensor, "B D rows columns"]:
         for place in reversed(grid.class_places):

@@ -106,10 +106,12 @@ class PatchesInputSpec(Spec):
         height, width = self.size()
         return (height - self.patch_size) // self.step() + 1, (width - self.patch_size) // self.step() + 1
 
-    def class_places(self) -> tuple[int, ...]:
-        """Indices of the class tokens in the sequence."""
-        rows, columns = self.grid()
-        places = {"none": (), "head": (0,), "middle": (rows * columns // 2,), "double": (0, rows * columns + 1)}
+    def class_places(self, patches: int | None = None) -> tuple[int, ...]:
+        """Indices of the class tokens in the sequence of so many patches; of those of `image_size` if not given."""
+        if patches is None:
+            rows, columns = self.grid()
+            patches = rows * columns
+        places = {"none": (), "head": (0,), "middle": (patches // 2,), "double": (0, patches + 1)}
         return places[self.cls_token]
 
     def length(self) -> int:
