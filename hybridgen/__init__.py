@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from hybridgen.builder import build as build
     from hybridgen.checkpoint import load as load
     from hybridgen.checkpoint import save as save
+    from hybridgen.costs import ModelCost as ModelCost
+    from hybridgen.costs import cost as cost
     from hybridgen.errors import BackendUnavailableError as BackendUnavailableError
     from hybridgen.errors import CheckpointError as CheckpointError
     from hybridgen.errors import Fault as Fault
@@ -35,6 +37,8 @@ _HOMES = {
     "build": "hybridgen.builder",
     "load": "hybridgen.checkpoint",
     "save": "hybridgen.checkpoint",
+    "ModelCost": "hybridgen.costs",
+    "cost": "hybridgen.costs",
     "BackendUnavailableError": "hybridgen.errors",
     "CheckpointError": "hybridgen.errors",
     "Fault": "hybridgen.errors",

@@ -27,8 +27,13 @@ ARROWS = {
     "export": PARTS_OF_A_MODEL | {"ops"},
     "interop": PARTS_OF_A_MODEL | FILES | {"builder", "checkpoint"},
     "vision": PARTS_OF_A_MODEL | {"builder"},
+    "costs": {"errors", "spec"},
+    "drawing": {"errors", "spec", "costs", "atomic"},
+    "comparison": {"errors", "spec", "costs"},
+    "curves": {"errors", "spec", "costs", "atomic"},
     "cli": PARTS_OF_A_MODEL
-    | {"__init__", "allocator", "ops", "builder", "checkpoint", "export", "interop", "vision", "weight_files"},
+    | {"__init__", "allocator", "ops", "builder", "checkpoint", "export", "interop", "vision", "weight_files"}
+    | {"costs", "drawing", "comparison", "curves"},
 }
 PUBLIC_NAMES = "__init__"  # hybridgen/__init__.py imports any part, but only when a name is used
 OPTIONAL = {"transformers", "mamba_ssm", "causal_conv1d", "triton", "PIL", "onnx", "onnxscript", "onnxruntime"}
