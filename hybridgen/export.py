@@ -4,7 +4,6 @@ import importlib.util
 import logging
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from torch import Tensor
 from hybridgen.errors import HybridgenError, ShapeError, UnsupportedError
 from hybridgen.model.model import HybridModel, check_is_hybrid
 from hybridgen.ops.standard import standard_operations
+from hybridgen.output_file import output_file, replaced_file
 from hybridgen.spec.ends import CodebooksInputSpec, HiddenInputSpec, PatchesInputSpec, TokensInputSpec
 
 OPSET = 18
@@ -114,7 +114,7 @@ def export_onnx(
             no translation of.
     """
     model = check_is_hybrid(model)
-    target = _target(path)
+    target = output_file(path, "model.onnx")
     _check(model)
     import onnx
 
@@ -136,7 +136,7 @@ def export_onnx(
             raise UnsupportedError(f"the model has no translation to ONNX: {error}") from error
     assert translated is not None, "without a file name torch returns the translation"
     _simplify(translated.model)
-    with _replaced(target) as written:
+    with replaced_file(target) as written:
         translated.save(written, external_data=False)
         _tidy(written)
         onnx.checker.check_model(written, full_check=True)
@@ -178,19 +178,6 @@ def _tidy(path: Path) -> None:
     onnx.save(file, path)
 
 
-def _target(path: str | os.PathLike[str]) -> Path:
-    """Returns the file to write; what cannot be one, or would be lost under it, is refused."""
-    if not isinstance(path, str | os.PathLike) or "\0" in os.fspath(path):
-        raise HybridgenError(f"the name of a file must be a text or a Path, without null bytes; given {path!r}")
-    target = Path(path)
-    if target.is_dir():
-        raise HybridgenError(f"{target}: is a directory; name a file, such as {target / 'model.onnx'}")
-    # The new file takes the place of the name: of /dev/null there would be nothing left.
-    if target.exists() and not target.is_file():
-        raise HybridgenError(f"{target}: is no regular file, and would be replaced by one; name another")
-    return target
-
-
 def _check(model: HybridModel) -> None:
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -230,19 +217,6 @@ def _example(model: HybridModel, batch: int, length: int | None) -> Tensor:
         case HiddenInputSpec():
             d_model = model.spec.backbone.d_model
             return torch.zeros(batch, length, d_model, dtype=model.dtype, device=model.device)
-
-
-@contextmanager
-def _replaced(target: Path) -> Iterator[Path]:
-    """Yields a file name beside the target; what is written there takes its place unless the block raises."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
-            written = Path(folder) / target.name
-            yield written
-            written.replace(target)
-    except OSError as error:
-        raise HybridgenError(f"{target}: cannot be written: {error.strerror or error}") from error
 
 
 @contextmanager

@@ -17,6 +17,7 @@ FILES = {"atomic", "weight_files", "weight_names"}
 ARROWS = {
     "errors": set(),
     "allocator": set(),
+    "output_file": {"errors"},
     "spec": {"errors"},
     "ops": {"errors"},
     **{name: {"errors"} for name in FILES},
@@ -24,13 +25,13 @@ ARROWS = {
     "model": {"errors", "spec", "ops", "layers"},
     "builder": PARTS_OF_A_MODEL,
     "checkpoint": PARTS_OF_A_MODEL | FILES | {"builder"},
-    "export": PARTS_OF_A_MODEL | {"ops"},
+    "export": PARTS_OF_A_MODEL | {"ops", "output_file"},
     "interop": PARTS_OF_A_MODEL | FILES | {"builder", "checkpoint"},
     "vision": PARTS_OF_A_MODEL | {"builder"},
     "costs": {"errors", "spec"},
-    "drawing": {"errors", "spec", "costs", "atomic"},
+    "drawing": {"errors", "spec", "costs", "output_file"},
     "comparison": {"errors", "spec", "costs"},
-    "curves": {"errors", "spec", "costs", "atomic"},
+    "curves": {"errors", "spec", "costs", "output_file"},
     "cli": PARTS_OF_A_MODEL
     | {"__init__", "allocator", "ops", "builder", "checkpoint", "export", "interop", "vision", "weight_files"}
     | {"costs", "drawing", "comparison", "curves"},
