@@ -57,7 +57,7 @@ def build(
     if dry_run:
         with _too_large_is_worded(file):
             sizes = _part_sizes(build_model(spec, device="meta", dtype=dtype.value))
-        print_model(spec, sizes)
+        print_model(spec, sizes, with_bytes=True)
         return
     directory = output or Path(spec.name or file.stem)
     check_replaceable(directory, overwrite)

@@ -1,8 +1,7 @@
 """The table of layers that `show`, `build --dry-run` and the demo print."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 import typer
@@ -12,6 +11,7 @@ from hybridgen.cli.tables import print_table
 if TYPE_CHECKING:
     from hybridgen.spec import ModelSpec
     from hybridgen.spec.base import Spec
+    from hybridgen.spec.pattern import Repeat
 
 
 @dataclass(frozen=True)
@@ -45,23 +45,32 @@ def human_bytes(count: int) -> str:
     return f"{size:.1f} TiB"
 
 
-def print_model(spec: "ModelSpec", sizes: Mapping[str, Size] | None = None) -> None:
-    """Prints what a model is, then one line per run of equal layers.
+def print_model(spec: "ModelSpec", sizes: Mapping[str, Size], with_bytes: bool = False) -> None:
+    """Prints what a model is, then one line per run of equal layers; groups of layers that repeat stand there once.
 
     Args:
         spec: The model.
-        sizes: The size of every layer under its number (`"0"`, `"1"`, ...) and of the other parts under their names;
-            None prints no sizes.
+        sizes: The size of every layer under its number (`"0"`, `"1"`, ...) and of the other parts under their names.
+        with_bytes: Whether to print bytes too.
     """
     _print_facts(spec)
-    headings = ["layers", "mixer", "mlp"]
     rows = _layer_rows(spec, sizes)
-    if sizes is not None:
-        headings += ["parameters", "bytes"]
-        others = {name: size for name, size in sizes.items() if not name.isdigit()}
-        rows += [[name, "", "", *_size_cells(size)] for name, size in others.items()]
-        rows.append(["total", "", "", *_size_cells(sum(sizes.values(), Size(0, 0)))])
-    print_table(headings, rows, right=("parameters", "bytes"))
+    others = {name: size for name, size in sizes.items() if not name.isdigit()}
+    rows += [[name, "", "", "", *_size_cells(size)] for name, size in others.items()]
+    rows.append(["total", "", "", "", *_size_cells(sum(sizes.values(), Size(0, 0)))])
+    headings = ["layers", "mixer", "mlp", "each", "parameters", "bytes"]
+    if not with_bytes:
+        headings, rows = headings[:-1], [row[:-1] for row in rows]
+    print_table(headings, rows, right=("each", "parameters", "bytes"), whole=("layers",))
+
+
+def sizes_from_cost(spec: "ModelSpec") -> dict[str, Size]:
+    """The sizes of a model's parts, worked out from its spec; parts without weights are left out, but for layers."""
+    from hybridgen.costs import cost
+
+    parts = cost(spec).parts
+    sizes = {part.name.removeprefix("layers."): Size(part.parameters.total, 0) for part in parts}
+    return {name: size for name, size in sizes.items() if name.isdigit() or size.parameters}
 
 
 def _print_facts(spec: "ModelSpec") -> None:
@@ -92,17 +101,54 @@ def _token_count(source: "Spec") -> str:
     return f", {rows}x{columns} patches, {source.length()} tokens"
 
 
-def _layer_rows(spec: "ModelSpec", sizes: Mapping[str, Size] | None) -> list[list[str]]:
-    rows = []
-    for layer, run in groupby(enumerate(spec.backbone.layers), key=lambda pair: pair[1]):
-        numbers = [number for number, _ in run]
-        first, last = numbers[0], numbers[-1]
-        place = str(first) if first == last else f"{first}-{last} x{len(numbers)}"
-        row = [place, describe(layer.mixer), describe(layer.mlp)]
-        if sizes is not None:
-            row += _size_cells(sum((sizes[str(number)] for number in numbers), Size(0, 0)))
-        rows.append(row)
+def _layer_rows(spec: "ModelSpec", sizes: Mapping[str, Size]) -> list[list[str]]:
+    """One row per run of equal layers; those of a group that repeats are indented below a row that says how often."""
+    from hybridgen.spec.pattern import Repeat, expand_pattern, fold
+
+    rows: list[list[str]] = []
+
+    def add(parts: Sequence[Repeat], first: int, indent: str, starts: Sequence[int]) -> int:
+        """Adds rows for parts that begin at layer `first`, and so many layers behind each of `starts` again."""
+        for part in parts:
+            if isinstance(part.body, str):
+                layer = spec.backbone.blocks[part.body]
+                numbers = [first + start + step for start in starts for step in range(part.count)]
+                cells = [describe(layer.mixer), describe(layer.mlp), *_sum_cells([sizes[str(n)] for n in numbers])]
+                rows.append([indent + _run_text(first, part.count), *cells])
+                first += part.count
+                continue
+            heading = len(rows)
+            rows.append([])
+            length = _length(part.body)
+            inner = [start + length * step for start in starts for step in range(part.count)]
+            add(part.body, first, indent + "  ", inner)
+            rows[heading] = [
+                f"{indent}{first}-{first + length * part.count - 1}",
+                f"{part.count} times",
+                "",
+                "",
+                "",
+                "",
+            ]
+            first += length * part.count
+        return first
+
+    add(fold(expand_pattern(spec.backbone.pattern)), 0, "", [0])
     return rows
+
+
+def _length(parts: "Sequence[Repeat]") -> int:
+    return sum(part.count * (1 if isinstance(part.body, str) else _length(part.body)) for part in parts)
+
+
+def _run_text(first: int, count: int) -> str:
+    return str(first) if count == 1 else f"{first}-{first + count - 1} x{count}"
+
+
+def _sum_cells(sizes: Sequence[Size]) -> list[str]:
+    """What one layer has, and what all have; one of several equal layers may have weights that the others lack."""
+    each = sorted({size.parameters for size in sizes})
+    return ["-".join(f"{count:,}" for count in (each[0], each[-1])[: len(each)]), *_size_cells(sum(sizes, Size(0, 0)))]
 
 
 def _size_cells(size: Size) -> list[str]:

@@ -8,12 +8,21 @@ import typer
 from hybridgen.errors import printable
 
 
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
-    """Prints rows under headings; the headings named in `right` hold numbers and are aligned on the right."""
+def print_table(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = (), whole: Sequence[str] = ()
+) -> None:
+    """Prints rows under headings.
+
+    Args:
+        headings: One per column.
+        rows: The cells.
+        right: Headings of columns that hold numbers: aligned on the right, never broken into lines.
+        whole: Headings of other columns whose cells are never broken into lines.
+    """
     # Cells may come from files and their names: no terminal is to obey them, and no line to end in them.
     rows = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
-        _print_for_terminal(headings, rows, right)
+        _print_for_terminal(headings, rows, right, whole)
     else:
         typer.echo(plain_table(headings, rows, right))
 
@@ -31,7 +40,9 @@ def plain_table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: S
     return "\n".join(lines)
 
 
-def _print_for_terminal(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> None:
+def _print_for_terminal(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str], whole: Sequence[str] = ()
+) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -39,9 +50,9 @@ def _print_for_terminal(headings: Sequence[str], rows: Sequence[Sequence[str]], 
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
-        table.add_column(
-            heading, justify="right" if heading in right else "left", overflow="fold", no_wrap=heading in right
-        )
+        is_number = heading in right
+        unbroken = is_number or heading in whole
+        table.add_column(heading, justify="right" if is_number else "left", overflow="fold", no_wrap=unbroken)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)

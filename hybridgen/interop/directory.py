@@ -7,7 +7,7 @@ weights of other parts of the original in `upstream_other.safetensors`. An expor
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from torch import Tensor
 
 from hybridgen.atomic import replaced_directory, settled
 from hybridgen.checkpoint import load, model_weights, write_checkpoint
-from hybridgen.errors import CheckpointError, SpecError
+from hybridgen.errors import CheckpointError
 from hybridgen.interop import vim, zonos
 from hybridgen.interop.upstream_source import CONFIG, SYSTEMS, read_source, system_module
+from hybridgen.interop.upstream_spec import read_upstream_spec
 from hybridgen.interop.upstream_weights import PICKLED, without_aliases, write_pickled
 from hybridgen.interop.vim_checkpoint import ENTRY
 from hybridgen.model.model import HybridModel
@@ -41,11 +42,6 @@ CHECKPOINT = "model.pth"
 _NOTE = "upstream"
 # Where each system that does not write safetensors has its weights.
 _FILES = {"mamba_ssm": PICKLED, "vim": CHECKPOINT}
-# Where the parts of a document come from, narrow ones first.
-_PLACES = {
-    "backbone.blocks.mixer.mixer": "", "backbone.ssm": "ssm_cfg", "backbone.attn": "attn_cfg", "backbone": "",
-    "input": "", "head": "",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,7 +93,7 @@ def import_directory(
     source = read_source(Path(directory), system, None if config is None else Path(config), ema)
     name = source.system
     module = system_module(name)
-    spec = _read_spec(source.config, source.config_file, module)
+    spec = read_upstream_spec(source.config, source.config_file, module)
     upstream = source.weights()
     weights = without_aliases(module.from_upstream(upstream, spec), spec)
     other = _other_weights(module, upstream, spec)
@@ -148,28 +144,6 @@ def _other_weights(module: Any, weights: Mapping[str, Tensor], spec: ModelSpec) 
     return found
 
 
-def _read_spec(config: Mapping[str, Any], path: Path, module: Any) -> ModelSpec:
-    """Reads a configuration; its faults stand where its author wrote what is wrong, not where our document has it."""
-    section = "backbone" if module is zonos and "backbone" in config else ""
-    try:
-        document = module.spec_document(config)
-    except SpecError as error:
-        raise SpecError(replace(fault, file=str(path)) for fault in error.faults) from None
-    try:
-        return ModelSpec.model_validate(document)
-    except SpecError as error:
-        places = [(fault, _upstream_place(fault.path, section, module)) for fault in error.faults]
-        raise SpecError(replace(fault, file=str(path), path=place) for fault, place in places) from None
-
-
-def _upstream_place(path: str, section: str, module: Any) -> str:
-    for ours, theirs in (vim.PLACES if module is vim else _PLACES).items():
-        if path.startswith(ours) and path[len(ours) : len(ours) + 1] in ("", ".", "["):
-            rest = path[len(ours) :].removeprefix(".")
-            return ".".join(part for part in (section, theirs, rest) if part)
-    return path
-
-
 @dataclass(frozen=True)
 class _Original:
     """What an import kept of the directory it read."""
@@ -197,7 +171,7 @@ def _read_original(directory: Path, system: str, spec: ModelSpec) -> _Original |
 
 
 def _kept_spec(file: Path, system: str) -> ModelSpec:
-    return _read_spec(read_json(file), file, system_module(system))
+    return read_upstream_spec(read_json(file), file, system_module(system))
 
 
 def _read_note(file: Path) -> dict[str, Any]:

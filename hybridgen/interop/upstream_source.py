@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from hybridgen.errors import CheckpointError, HybridgenError
 from hybridgen.interop import mamba_ssm, vim, x_transformers, zonos
+from hybridgen.interop.system_marks import whose
 from hybridgen.interop.upstream_weights import PICKLED, read_weights
 from hybridgen.interop.vim_checkpoint import SUFFIXES, checkpoint_config, find_checkpoint, read_checkpoint
 from hybridgen.weight_files import INDEX, SINGLE, read_json, read_metadata
@@ -85,26 +85,7 @@ def detect_system(source: str | os.PathLike[str]) -> str:
         raise CheckpointError(f"{path}: there is no such directory or file")
     if not (path / CONFIG).exists() and find_checkpoint(path) is not None:
         return "vim"
-    return _whose(read_json(path / CONFIG), path, path / CONFIG)
-
-
-def _whose(config: Mapping[str, Any], directory: Path, file: Path) -> str:
-    if config.get("format") == "hybridgen":
-        raise CheckpointError(f"{directory}: is a model saved by hybridgen already; load it as it is")
-    if "model_type" in config or "architectures" in config:
-        kind = config.get("model_type") or config.get("architectures")
-        raise CheckpointError(
-            f"{directory}: is a Hugging Face directory ({kind}); what can be imported is {', '.join(SYSTEMS)}"
-        )
-    if "attn_layers" in config:
-        return "x_transformers"
-    if vim.is_config(config):
-        return "vim"
-    if "backbone" in config or config.keys() & {"attn_mlp_d_intermediate", "norm_epsilon"}:
-        return "zonos"
-    if config.keys() & {"d_model", "embed_dim", "n_layer", "vocab_size"}:
-        return "mamba_ssm"
-    raise CheckpointError(f"{file}: is the configuration of none of {', '.join(SYSTEMS)}")
+    return whose(read_json(path / CONFIG), path, path / CONFIG)
 
 
 def read_source(source: Path, system: str | None, config: Path | None, ema: bool) -> Source:
@@ -122,7 +103,7 @@ def read_source(source: Path, system: str | None, config: Path | None, ema: bool
     name = system
     if name is None:
         is_told = config is not None and source.is_dir()
-        name = _whose(read_json(config), source, config) if config and is_told else detect_system(source)
+        name = whose(read_json(config), source, config) if config and is_told else detect_system(source)
     system_module(name)
     file = _checkpoint_file(source, name)
     if file is not None:

@@ -21,7 +21,7 @@ from hybridgen.spec.mamba import Mamba1Spec
 from hybridgen.spec.scans import BIDIRECTIONAL_SHARES, SCANS
 
 __all__ = [
-    "FACTORIES", "PLACES", "TITLE", "from_upstream", "is_config", "other_weights", "spec_document", "to_upstream",
+    "FACTORIES", "PLACES", "TITLE", "from_upstream", "other_weights", "spec_document", "to_upstream",
     "upstream_config",
 ]  # fmt: skip
 
@@ -41,13 +41,6 @@ _POOLS = {"none": "last", "mean": "mean", "max": "max", "all": "all"}
 # What the caller of a factory says, the rest being its own.
 _OPEN = frozenset({"img_size", "num_classes", "drop_rate", "drop_path_rate"})
 _SCANNING = frozenset({"bidirectional", "scan", "scan_share", "divide_out", "layer_scale", "backward_dt_init"})
-
-
-def is_config(config: Mapping[str, Any]) -> bool:
-    """Tells Vim's arguments from those of other systems."""
-    return config.get("model") in [*FACTORIES] or bool(
-        config.keys() & {"bimamba_type", "img_size", "patch_size", "if_divide_out", "if_cls_token"}
-    )
 
 
 def spec_document(upstream_config: Mapping[str, Any]) -> dict[str, Any]:

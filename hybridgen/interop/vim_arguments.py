@@ -44,6 +44,13 @@ _BESIDE_SSM = {
 _MIXER_NEUTRAL = frozenset({"layer_idx", "device", "dtype"})
 
 
+def is_config(config: Mapping[str, Any]) -> bool:
+    """Tells Vim's arguments from those of other systems."""
+    return config.get("model") in [*FACTORIES] or bool(
+        config.keys() & {"bimamba_type", "img_size", "patch_size", "if_divide_out", "if_cls_token"}
+    )
+
+
 class VimFields(Spec):
     """The arguments of a `VisionMamba` that are read, with upstream's defaults.
 

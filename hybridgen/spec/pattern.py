@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 MAX_LAYERS = 10_000
@@ -130,30 +131,48 @@ def expand_pattern(text: str) -> tuple[str, ...]:
     return tuple(name for name, _ in expand_with_offsets(text))
 
 
-def compress_pattern(names: Sequence[str]) -> str:
-    """Writes a list of block names as a short pattern; `expand_pattern` gives the list back."""
+@dataclass(frozen=True)
+class Repeat:
+    """A part of a folded list: a name, or a group of parts, so many times in a row.
+
+    Attributes:
+        body: A name, or the parts of the group.
+        count: How often it stands there.
+    """
+
+    body: "str | tuple[Repeat, ...]"
+    count: int
+
+    def __str__(self) -> str:
+        text = self.body if isinstance(self.body, str) else f"({' '.join(map(str, self.body))})"
+        return text if self.count == 1 else f"{text}*{self.count}"
+
+
+def fold(names: Sequence[str]) -> tuple[Repeat, ...]:
+    """Folds a list of names: runs of one name, and groups that repeat. It is what `compress_pattern` writes."""
     runs: list[tuple[str, int]] = []
     for name in names:
         if runs and runs[-1][0] == name:
             runs[-1] = (name, runs[-1][1] + 1)
         else:
             runs.append((name, 1))
-    return _compress_runs(runs)
+    return _fold_runs(runs)
 
 
-def _compress_runs(runs: Sequence[tuple[str, int]]) -> str:
-    parts: list[str] = []
+def compress_pattern(names: Sequence[str]) -> str:
+    """Writes a list of block names as a short pattern; `expand_pattern` gives the list back."""
+    return " ".join(map(str, fold(names)))
+
+
+def _fold_runs(runs: Sequence[tuple[str, int]]) -> tuple[Repeat, ...]:
+    parts: list[Repeat] = []
     start = 0
     while start < len(runs):
         period, count = _best_period(runs, start)
         body = runs[start : start + period]
-        if count > 1:
-            parts.append(f"({_compress_runs(body)})*{count}")
-        else:
-            name, times = body[0]
-            parts.append(name if times == 1 else f"{name}*{times}")
+        parts.append(Repeat(_fold_runs(body), count) if count > 1 else Repeat(*body[0]))
         start += period * count
-    return " ".join(parts)
+    return tuple(parts)
 
 
 def _best_period(runs: Sequence[tuple[str, int]], start: int) -> tuple[int, int]:
