@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from hybridgen.builder import build as build
     from hybridgen.checkpoint import load as load
     from hybridgen.checkpoint import save as save
+    from hybridgen.comparison import ModelDiff as ModelDiff
+    from hybridgen.comparison import diff as diff
     from hybridgen.costs import ModelCost as ModelCost
     from hybridgen.costs import cost as cost
     from hybridgen.errors import BackendUnavailableError as BackendUnavailableError
@@ -37,6 +39,8 @@ _HOMES = {
     "build": "hybridgen.builder",
     "load": "hybridgen.checkpoint",
     "save": "hybridgen.checkpoint",
+    "ModelDiff": "hybridgen.comparison",
+    "diff": "hybridgen.comparison",
     "ModelCost": "hybridgen.costs",
     "cost": "hybridgen.costs",
     "BackendUnavailableError": "hybridgen.errors",
