@@ -30,7 +30,7 @@ def describe(part: "Spec | None") -> str:
     if part is None:
         return "-"
     values = part.model_dump(mode="json", exclude_defaults=True, exclude={"type"})
-    fields = [f"{name}={_list_name(name, value) or _text(value)}" for name, value in values.items()]
+    fields = [f"{name}={_list_name(name, value) or value_text(value)}" for name, value in values.items()]
     kind = getattr(part, "type", None)
     return " ".join([kind, *fields] if kind else fields)
 
@@ -79,7 +79,7 @@ def _print_facts(spec: "ModelSpec") -> None:
     settings = backbone.model_dump(mode="json", exclude_defaults=True, exclude=shown | {"residual_attn"})
     if backbone.residual_attn is not None:
         settings["residual_attn"] = backbone.residual_attn.carry
-    others = "".join(f", {name}={_text(value)}" for name, value in settings.items())
+    others = "".join(f", {name}={value_text(value)}" for name, value in settings.items())
     facts = {
         "name": spec.name or "-",
         "input": describe(spec.input) + _token_count(spec.input),
@@ -163,9 +163,10 @@ def _list_name(field: str, value: object) -> str | None:
     return names[0] if names else None
 
 
-def _text(value: object) -> str:
+def value_text(value: object) -> str:
+    """Writes a value of a field as a document would have it, on one line."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return f"[{','.join(_text(item) for item in value)}]"
+        return f"[{','.join(value_text(item) for item in value)}]"
     return "null" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""Tables on the screen: through rich on a terminal, as aligned plain text everywhere else."""
+"""Tables and coloured lines on the screen: through rich on a terminal, as aligned plain text everywhere else."""
 
 import sys
 from collections.abc import Sequence
@@ -25,6 +25,22 @@ def print_table(
         _print_for_terminal(headings, rows, right, whole)
     else:
         typer.echo(plain_table(headings, rows, right))
+
+
+def print_styled(lines: Sequence[Sequence[tuple[str, str]]]) -> None:
+    """Prints lines made of pieces of text, each with a style of rich's, such as `bold red`; plain but on a terminal."""
+    shown = [[(printable(text), style) for text, style in line] for line in lines]
+    if not sys.stdout.isatty():
+        for line in shown:
+            typer.echo("".join(text for text, _ in line))
+        return
+
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    for line in shown:
+        console.print(Text.assemble(*line), highlight=False)
 
 
 def plain_table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> str:

@@ -143,7 +143,13 @@ def _layers(sides: _Sides) -> list[Change]:
     return _folded(align(first, second, distance), first, second, contents, found)
 
 
-def _folded(pairs: list[Pair], first: list[int], second: list[int], contents: list[LayerSpec], found: Callable[[int, int], list[_Found]]) -> list[Change]:
+def _folded(
+    pairs: list[Pair],
+    first: list[int],
+    second: list[int],
+    contents: list[LayerSpec],
+    found: Callable[[int, int], list[_Found]],
+) -> list[Change]:
     groups: dict[Any, tuple[Change, list[Pair]]] = {}
     for a, b in pairs:
         if a is not None and b is not None:

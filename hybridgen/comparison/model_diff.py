@@ -5,6 +5,7 @@ from typing import Any
 
 from hybridgen.comparison.differences import Change, changes_between
 from hybridgen.costs import ModelCost, cost
+from hybridgen.errors import HybridgenError
 from hybridgen.spec import ModelSpec
 from hybridgen.spec.ends import PatchesInputSpec
 
@@ -72,7 +73,7 @@ class ModelDiff:
         }
 
 
-def diff(a: ModelSpec, b: ModelSpec, seq_len: int = 4096) -> ModelDiff:
+def diff(a: ModelSpec, b: ModelSpec, seq_len: int | None = None) -> ModelDiff:
     """Compares two models as they are once defaults and short forms are worked out.
 
     Layers are paired so that least differs: one put in between changes no other.
@@ -80,10 +81,19 @@ def diff(a: ModelSpec, b: ModelSpec, seq_len: int = 4096) -> ModelDiff:
     Args:
         a: The first model.
         b: The second.
-        seq_len: Tokens for which costs are worked out; models of images have their own.
+        seq_len: Tokens for which costs are worked out; None is 4096. Models of images have their own.
+
+    Raises:
+        HybridgenError: If an argument is none of these.
     """
+    for model in (a, b):
+        if not isinstance(model, ModelSpec):
+            raise HybridgenError(
+                f"diff takes two resolved specs, from hg.load_spec or hg.ModelSpec.model_validate; given "
+                f"{type(model).__name__}"
+            )
     return ModelDiff(changes_between(a, b), _cost(a, seq_len), _cost(b, seq_len))
 
 
-def _cost(spec: ModelSpec, seq_len: int) -> ModelCost:
-    return cost(spec, spec.input.length() if isinstance(spec.input, PatchesInputSpec) else seq_len)
+def _cost(spec: ModelSpec, seq_len: int | None) -> ModelCost:
+    return cost(spec, None if isinstance(spec.input, PatchesInputSpec) else seq_len)
