@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from hybridgen.cli.tables import print_table
+from hybridgen.cli.tables import print_table, terminal_width
 
 if TYPE_CHECKING:
     from hybridgen.spec import ModelSpec
     from hybridgen.spec.base import Spec
     from hybridgen.spec.pattern import Repeat
+
+
+# Columns of a terminal below which mixer and MLP share a column, and what one layer has is left out.
+_WIDE = 100
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,11 @@ def print_model(spec: "ModelSpec", sizes: Mapping[str, Size], with_bytes: bool =
     headings = ["layers", "mixer", "mlp", "each", "parameters", "bytes"]
     if not with_bytes:
         headings, rows = headings[:-1], [row[:-1] for row in rows]
+    if terminal_width(_WIDE) < _WIDE:
+        headings = ["layers", "mixer, mlp", *headings[4:]]
+        rows = [
+            [place, mixer + (f", mlp {mlp}" if mlp.strip("-") else ""), *rest] for place, mixer, mlp, _, *rest in rows
+        ]
     print_table(headings, rows, right=("each", "parameters", "bytes"), whole=("layers",))
 
 

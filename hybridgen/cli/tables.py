@@ -27,6 +27,16 @@ def print_table(
         typer.echo(plain_table(headings, rows, right))
 
 
+def terminal_width(otherwise: int) -> int:
+    """Columns of the terminal that standard output is; `otherwise` where it is none."""
+    if not sys.stdout.isatty():
+        return otherwise
+
+    from rich.console import Console
+
+    return Console().width
+
+
 def print_styled(lines: Sequence[Sequence[tuple[str, str]]]) -> None:
     """Prints lines made of pieces of text, each with a style of rich's, such as `bold red`; plain but on a terminal."""
     shown = [[(printable(text), style) for text, style in line] for line in lines]

@@ -1,23 +1,123 @@
 """`hybridgen show`, and the table that other commands print too."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from hybridgen.cli.layer_table import describe, human_bytes
+import hybridgen as hg
+from hybridgen.cli.build import _part_sizes
+from hybridgen.cli.layer_table import describe, human_bytes, print_model, sizes_from_cost
 from hybridgen.cli.tables import _print_for_terminal, plain_table
 from hybridgen.spec import Mamba2Spec, MlpSpec, NormSpec
 from tests.cli.conftest import CONFIGS, TINY, Program
 
 
-def test_runs_of_equal_layers_are_folded(hybridgen: Program) -> None:
+def rows_of(text: str) -> list[list[str]]:
+    """The cells of the table of layers."""
+    table = text.partition("\nlayers ")[2].splitlines()[1:]
+    return [re.split(r" {2,}", line.strip()) for line in table]
+
+
+def test_runs_of_equal_layers_and_groups_that_repeat_are_folded(hybridgen: Program) -> None:
     result = hybridgen("show", TINY)
     assert result.status == 0
-    table = result.out.partition("layers  ")[2].splitlines()[1:]
-    assert [line.split("  ")[0] for line in table] == ["0-2 x3", "3", "4-6 x3", "7"]
-    assert table[0].split() == ["0-2", "x3", "mamba2", "d_state=32", "headdim=16", "chunk_size=64", "-"]
+    rows = rows_of(result.out)
+    assert rows[0] == ["0-7", "2 times"]
+    assert rows[1][:3] == ["0-2 x3", "mamba2 d_state=32 headdim=16 chunk_size=64", "-"]
+    assert rows[2][0] == "3"
+    assert [row[0] for row in rows[3:]] == ["embedding", "norm_f", "total"]
+    # Two of each layer of the group, indented below it.
+    each, every = (int(cell.replace(",", "")) for cell in rows[1][3:])
+    assert every == 6 * each
+    lines = result.out.splitlines()
+    assert [line for line in lines if line.startswith("  0-2 x3   mamba2")]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "places"),
+    [
+        ("m*3", ["0-2 x3"]),
+        ("m a m a m", ["0-3", "0", "1", "4"]),
+        ("((m*2 a)*2 w)*3 a", ["0-20", "0-5", "0-1 x2", "2", "6", "21"]),
+        ("w (m a)*2 w", ["0", "1-4", "1", "2", "5"]),
+    ],
+)
+def test_groups_within_groups(
+    hybridgen: Program, document: Callable[[str], Path], pattern: str, places: list[str]
+) -> None:
+    attention = "{type: attention, num_heads: 2}"
+    blocks = f"m: {{mixer: {{type: mamba1}}}}, a: {{mixer: {attention}}}, w: {{mlp: {{d_intermediate: 128}}}}"
+    used = ", ".join(block for block in re.split(r", (?=[aw]:)", blocks) if block[0] in pattern)
+    file = document(f"backbone: {{d_model: 64, blocks: {{{used}}}, pattern: '{pattern}'}}")
+    rows = rows_of(hybridgen("show", file).out)
+    assert [row[0] for row in rows[:-2]] == places
+    shown = sum(int(row[-1].replace(",", "")) for row in rows[:-1] if not row[-1].endswith("times"))
+    assert shown == int(rows[-1][-1].replace(",", "")) == hg.cost(hg.load_spec(file)).total.parameters.total
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_parameters_are_those_of_a_built_model(hybridgen: Program, path: Path) -> None:
+    model = hg.build(hg.load_spec(path), device="meta")
+    built = _part_sizes(model)
+    shown = sizes_from_cost(model.spec)
+    for number in range(model.spec.backbone.n_layer):
+        assert shown[str(number)].parameters == built[str(number)].parameters
+    total = sum(size.parameters for size in built.values())
+    assert sum(size.parameters for size in shown.values()) == total
+    assert rows_of(hybridgen("show", path).out)[-1] == ["total", f"{total:,}"]
+
+
+def test_equal_layers_may_have_other_weights(hybridgen: Program, document: Callable[[str], Path]) -> None:
+    """Layers behind the first have a gate for the values of the first."""
+    attention = "{num_heads: 4}"
+    text = f"backbone: {{d_model: 64, n_layer: 4, attn_layer_idx: all, attn: {attention}, value_residual: learned}}"
+    rows = rows_of(hybridgen("show", document(text)).out)
+    assert re.fullmatch(r"[\d,]+-[\d,]+", rows[0][3])
+    low, high = (int(count.replace(",", "")) for count in rows[0][3].split("-"))
+    assert int(rows[0][4].replace(",", "")) == low + 3 * high
+
+
+def test_saved_models_and_configurations_of_other_systems_are_shown(
+    hybridgen: Program, saved: Path, tmp_path: Path
+) -> None:
+    assert hybridgen("show", saved).out == hybridgen("show", TINY).out
+    (tmp_path / "config.json").write_text('{"d_model": 64, "n_layer": 4, "vocab_size": 100}')
+    assert "stack: 4 layers, d_model 64, ssm*4" in hybridgen("show", tmp_path).out
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("name", ["zonos-v0.1-hybrid", "tour-vision", "mamba2attn-2.7b"])
+def test_table_of_layers_fits_the_terminal(
+    width: int, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    spec = hg.load_spec(CONFIGS / f"{name}.yaml")
+    print_model(spec, sizes_from_cost(spec))
+    table = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out).splitlines()[5:]
+    assert max(map(len, table)) <= width
+    text = " ".join(table)
+    # Numbers, places and all but the longest fields stand on one line each.
+    for layer in spec.backbone.layers:
+        fields = f"{describe(layer.mixer)} {describe(layer.mlp)}".split()
+        assert all(field in text for field in fields if len(field) <= 20)
+    assert f"{hg.cost(spec).total.parameters.total:,}" in text
+
+
+def test_piped_text_is_ascii() -> None:
+    command = [sys.executable, "-m", "hybridgen.cli", "show", str(CONFIGS / "tour-vision.yaml")]
+    done = subprocess.run(
+        command, check=False, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii:strict"}
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.isascii()
+    assert b"\x1b" not in done.stdout
 
 
 @pytest.mark.parametrize("name", ["zonos-v0.1-hybrid", "tour", "tour-vision", "tiny-hybrid"])
@@ -30,8 +130,8 @@ def test_an_image_model_says_its_tokens_scans_and_settings_of_the_stack(hybridge
     lines = hybridgen("show", CONFIGS / "tour-vision.yaml").out.splitlines()
     assert lines[1].endswith("std=[0.229,0.224,0.225], 7x11 patches, 78 tokens")
     assert lines[2] == "stack: 8 layers, d_model 64, (v p c)*2 b a, drop_path=0.1"
-    assert lines[7].split()[1:5] == ["mamba1", "scan=plainmamba", "scan_share=[conv,proj,A,D]", "layer_scale=0.1"]
-    assert lines[12].split()[1:4] == ["mamba2", "bidirectional=v2", "headdim=32"]
+    assert lines[8].split()[1:5] == ["mamba1", "scan=plainmamba", "scan_share=[conv,proj,A,D]", "layer_scale=0.1"]
+    assert lines[10].split()[1:4] == ["mamba2", "bidirectional=v2", "headdim=32"]
 
 
 def test_what_attention_hands_on_is_a_setting_of_the_stack(hybridgen: Program) -> None:
