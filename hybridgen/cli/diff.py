@@ -116,7 +116,9 @@ def _print_costs(found: "ModelDiff") -> None:
     text = str(lengths[0]) if lengths[0] == lengths[1] else f"{lengths[0]} (A), {lengths[1]} (B)"
     typer.echo(f"\ncosts at {text} tokens, one row, {found.cost_a.setting.dtype}:")
     metrics = found.metrics()
-    rows = [_cost_row(label, name, metrics[name]) for name, label in _SHOWN.items()]
+    # What neither model has, such as a state where neither decodes, is no news.
+    shown = {name: label for name, label in _SHOWN.items() if metrics[name].a or metrics[name].b}
+    rows = [_cost_row(label, name, metrics[name]) for name, label in shown.items()]
     headings = ["cost", "A", "B", "difference", "percent"]
     print_table(headings, rows, right=headings[1:])
 
@@ -131,10 +133,12 @@ def _cost_row(label: str, name: str, metric: "MetricChange") -> list[str]:
 
 
 def human_count(count: int) -> str:
-    """Writes a number with a decimal unit: 1536 is `1.54 K`."""
+    """Writes a number in three digits with a decimal unit: 1536 is `1.54 K`."""
+    if count < 1000:
+        return str(count)
     size = float(count)
-    for unit in ("", "K", "M", "G", "T", "P"):
-        if size < 999.5 or unit == "P":
-            break
+    for unit in ("K", "M", "G", "T", "P"):
         size /= 1000
-    return f"{size:.3g} {unit}" if unit else str(count)
+        if size < 999.5:
+            return f"{size:#.3g}".rstrip(".") + f" {unit}"
+    return f"{size:,.0f} P"

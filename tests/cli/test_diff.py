@@ -62,7 +62,7 @@ def test_changes_stand_in_lines_and_costs_beside_each_other(hybridgen: Program, 
     assert lines[7] == "costs at 1024 tokens, one row, bfloat16:"
     rows = [re.split(r" {2,}", line) for line in lines[8:]]
     assert rows[0] == ["cost", "A", "B", "difference", "percent"]
-    assert rows[1] == ["parameters", "369 K", "433 K", "+64 K", "+17.3 %"]
+    assert rows[1] == ["parameters", "369 K", "433 K", "+64.0 K", "+17.3 %"]
     assert [row for row in rows if row[0] == "KV cache"] == [
         ["KV cache", "256.0 KiB", "16.0 KiB", "-240.0 KiB", "-93.8 %"]
     ]
@@ -151,7 +151,15 @@ def test_values_are_written_as_in_a_document(field: str, value: object, text: st
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0"), (999, "999"), (1000, "1 K"), (999_600, "1 M"), (1_608_856_448, "1.61 G"), (10**19, "1e+04 P")],
+    [
+        (0, "0"),
+        (999, "999"),
+        (1000, "1.00 K"),
+        (999_600, "1.00 M"),
+        (369_360, "369 K"),
+        (1_608_856_448, "1.61 G"),
+        (10**19, "10,000 P"),
+    ],
 )
 def test_numbers_are_written_with_a_unit(count: int, text: str) -> None:
     assert human_count(count) == text
