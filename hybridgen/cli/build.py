@@ -1,21 +1,17 @@
 """`hybridgen build`: a document becomes a saved model."""
 
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from hybridgen.cli.arguments import AllowEnv, Device, DType, File, MaxShardSize, Overrides, Overwrite, check_replaceable
-from hybridgen.cli.layer_table import Size, human_bytes, print_model
+from hybridgen.cli.layer_table import human_bytes, print_model, sizes_from_cost
 from hybridgen.errors import HybridgenError
-
-if TYPE_CHECKING:
-    from hybridgen.model.model import HybridModel
 
 _TOO_LARGE = ("can't allocate memory", "out of memory", "not enough memory")
 
@@ -55,9 +51,7 @@ def build(
     parse_device(device)
     parse_size(max_shard_size)
     if dry_run:
-        with _too_large_is_worded(file):
-            sizes = _part_sizes(build_model(spec, device="meta", dtype=dtype.value))
-        print_model(spec, sizes, with_bytes=True)
+        print_model(spec, sizes_from_cost(spec, dtype.value), with_bytes=True)
         return
     directory = output or Path(spec.name or file.stem)
     check_replaceable(directory, overwrite)
@@ -66,11 +60,9 @@ def build(
         model = build_model(spec, device=device, dtype=dtype.value, seed=seed, progress=progress)
     with _progress_bar("saving"):
         save(model, directory, max_shard_size=max_shard_size, made_by="build")
-    size = sum(_part_sizes(model).values(), Size(0, 0))
-    typer.echo(
-        f"{directory}: saved {size.parameters:,} parameters ({human_bytes(size.weight_bytes)}) "
-        f"in {time.perf_counter() - begin:.1f} s"
-    )
+    count = sum(parameter.numel() for parameter in model.parameters())
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    typer.echo(f"{directory}: saved {count:,} parameters ({human_bytes(size)}) in {time.perf_counter() - begin:.1f} s")
 
 
 @contextmanager
@@ -84,17 +76,6 @@ def _too_large_is_worded(file: Path) -> Iterator[None]:
         raise HybridgenError(
             f"{file}: the model does not fit into memory; `hybridgen build --dry-run` prints the size of each part"
         ) from error
-
-
-def _part_sizes(model: "HybridModel") -> dict[str, Size]:
-    """Sizes of a model's layers, under their numbers, and of its other parts, under their names; tied weights once."""
-    sizes: dict[str, Size] = {}
-    for name, parameter in model.named_parameters():
-        layer = re.match(r"backbone\.layers\.(\d+)\.", name)
-        part = layer[1] if layer else name.removesuffix(".weight").removesuffix(".bias")
-        size = Size(parameter.numel(), parameter.numel() * parameter.element_size())
-        sizes[part] = sizes.get(part, Size(0, 0)) + size
-    return sizes
 
 
 @contextmanager

@@ -73,13 +73,19 @@ def print_model(spec: "ModelSpec", sizes: Mapping[str, Size], with_bytes: bool =
     print_table(headings, rows, right=("each", "parameters", "bytes"), whole=("layers",))
 
 
-def sizes_from_cost(spec: "ModelSpec") -> dict[str, Size]:
+def sizes_from_cost(spec: "ModelSpec", dtype: str = "float32") -> dict[str, Size]:
     """The sizes of a model's parts, worked out from its spec; parts without weights are left out, but for layers."""
     from hybridgen.costs import cost
+    from hybridgen.costs.state import BYTES
+    from hybridgen.costs.weight_bytes import layer_weight_bytes
 
-    parts = cost(spec).parts
-    sizes = {part.name.removeprefix("layers."): Size(part.parameters.total, 0) for part in parts}
-    return {name: size for name, size in sizes.items() if name.isdigit() or size.parameters}
+    counts = {part.name.removeprefix("layers."): part.parameters.total for part in cost(spec).parts}
+    layers = dict(enumerate(layer_weight_bytes(spec, dtype)))
+    return {
+        name: Size(count, layers[int(name)] if name.isdigit() else count * BYTES[dtype])
+        for name, count in counts.items()
+        if name.isdigit() or count
+    }
 
 
 def _print_facts(spec: "ModelSpec") -> None:

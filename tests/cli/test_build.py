@@ -1,12 +1,18 @@
 """`hybridgen build`."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import hybridgen as hg
 from hybridgen.cli.build import _progress_bar
+from hybridgen.cli.layer_table import Size, human_bytes, sizes_from_cost
 from tests.cli.conftest import CONFIGS, TINY, Program
+from tests.spec.documents import documents
 
 
 def test_saved_model_is_the_one_that_python_builds(hybridgen: Program, tmp_path: Path) -> None:
@@ -53,6 +59,48 @@ def test_dry_run_counts_and_writes_nothing(hybridgen: Program, tmp_path: Path, m
     assert (result.status, result.err) == (0, "")
     assert result.out.splitlines()[-1].split() == ["total", "1,608,856,448", "3.0", "GiB"]
     assert list(tmp_path.iterdir()) == []
+
+
+def built_sizes(spec: hg.ModelSpec, dtype: str) -> dict[str, Size]:
+    """The sizes of a built model's layers, under their numbers, and of all the rest; tied weights once."""
+    sizes: dict[str, Size] = {}
+    for name, parameter in hg.build(spec, device="meta", dtype=dtype).named_parameters():
+        layer = re.match(r"backbone\.layers\.(\d+)\.", name)
+        part = layer[1] if layer else "rest"
+        sizes[part] = sizes.get(part, Size(0, 0)) + Size(parameter.numel(), parameter.nbytes)
+    return sizes
+
+
+def worked_out_sizes(spec: hg.ModelSpec, dtype: str) -> dict[str, Size]:
+    """The same from the spec alone."""
+    sizes: dict[str, Size] = {}
+    for name, size in sizes_from_cost(spec, dtype).items():
+        part = name if name.isdigit() else "rest"
+        sizes[part] = sizes.get(part, Size(0, 0)) + size
+    return sizes
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_sizes_are_those_of_a_built_model(hybridgen: Program, path: Path) -> None:
+    spec = hg.load_spec(path)
+    built = built_sizes(spec, "bfloat16")
+    assert worked_out_sizes(spec, "bfloat16") == built
+    total = sum(built.values(), Size(0, 0))
+    last = hybridgen("build", path, "--dry-run", "--dtype", "bfloat16").out.splitlines()[-1]
+    assert last.split(maxsplit=2) == ["total", f"{total.parameters:,}", human_bytes(total.weight_bytes)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(documents(), st.sampled_from(["float16", "float32", "float64"]))
+def test_sizes_of_any_model_are_those_of_a_built_one(document: dict[str, Any], dtype: str) -> None:
+    spec = hg.ModelSpec.model_validate(document)
+    assert worked_out_sizes(spec, dtype) == built_sizes(spec, dtype)
+
+
+def test_a_dry_run_needs_no_memory(hybridgen: Program) -> None:
+    result = hybridgen("build", TINY, "--dry-run", "backbone.d_model=1000000", "input.vocab_size=1")
+    assert (result.status, result.err) == (0, "")
+    assert result.out.splitlines()[-1].split()[0] == "total"
 
 
 def test_dry_run_counts_tied_weights_once(hybridgen: Program) -> None:

@@ -176,3 +176,18 @@ def test_lines_are_coloured_on_terminals_only(
     monkeypatch.delenv("NO_COLOR", raising=False)
     print_styled(lines)
     assert capsys.readouterr().out == "\x1b[31mbad\\x1b[31m\x1b[0m -> \n"
+
+
+def test_output_in_the_docs_is_what_commands_print(
+    hybridgen: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in CONFIGS.glob("*.yaml"):
+        (tmp_path / path.name).write_text(path.read_text())
+    monkeypatch.chdir(tmp_path)
+    changes = ["name=window", "backbone.n_layer=9", "backbone.attn_layer_idx=[3,8]", "backbone.attn.window=256"]
+    Path("window.yaml").write_text(to_yaml(hg.load_spec("tiny-hybrid.yaml", overrides=changes).document()))
+    text = (CONFIGS.parents[1] / "docs" / "comparing.md").read_text()
+    blocks = re.findall(r"```\n\$ hybridgen (.+)\n([^`]+)```", text)
+    assert [command.split()[0] for command, _ in blocks] == ["show", "diff", "diff"]
+    for command, shown in blocks:
+        assert hybridgen(*command.split()).out == shown
