@@ -15,16 +15,33 @@ MOST_LAYERS = 6
 _flags = st.booleans()
 
 
-def _change(part: str, **fields: Any) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
+def _change(part: str, **fields: Any) -> tuple[str, st.SearchStrategy[dict[str, Any]]]:
     """A change of the parts of one kind; strategies among the values are drawn from."""
     drawn = {name: value if isinstance(value, st.SearchStrategy) else st.just(value) for name, value in fields.items()}
-    return st.tuples(st.just(part), st.fixed_dictionaries(drawn))
+    return part, st.fixed_dictionaries(drawn)
 
+
+_RICH = {
+    "input": {"type": "tokens", "vocab_size": 300},
+    "backbone": {
+        "d_model": 64,
+        "blocks": {
+            "a": {"mixer": {"type": "attention", "num_heads": 4}},
+            "b": {"mixer": {"type": "attention", "num_heads": 4}, "mlp": {"d_intermediate": 100}},
+            "c": {"mixer": {"type": "attention", "num_heads": 4}},
+            "m": {"mixer": {"type": "mamba1"}, "mlp": {"d_intermediate": 100}},
+            "n": {"mixer": {"type": "mamba2", "headdim": 16, "d_state": 24}},
+        },
+        "pattern": "a m b n c a",
+    },
+    "head": "none",
+}
+"""A stack in which layers can hand on to each other whatever there is."""
 
 _ORDERS = st.sampled_from([["row", "row_reverse"], ["row_reverse"], "vim"])
 _SHARES = st.lists(st.sampled_from(["conv", "proj", "A", "D"]), unique=True)
 _TOKENS = st.integers(0, 9).map(lambda count: {"type": "tokens", "vocab_size": 300, "memory_tokens": count})
-_CHANGES = st.one_of(
+_CHANGES = (
     _change("attention", mlp_dim=st.sampled_from([100, 256, 300]), out_proj_bias=_flags),
     _change("attention", qkv_proj_bias=_flags, output_gate=st.sampled_from(["none", "elementwise", "head"])),
     _change("attention", sink=_flags, d_conv=st.integers(0, 4), qk_norm=st.sampled_from(["none", "head", "full"])),
@@ -95,13 +112,12 @@ def _valid(document: dict[str, Any]) -> ModelSpec | None:
 @st.composite
 def designs(draw: st.DrawFn) -> ModelSpec:
     """A valid spec: one of `documents`, with changes to all parts of a kind, or to one, as far as it stays valid."""
-    spec = _shortened(ModelSpec.model_validate(draw(documents())))
-    for kind, fields in draw(st.lists(_CHANGES, max_size=6)):
+    spec = _shortened(ModelSpec.model_validate(draw(st.one_of(documents(), st.just(_RICH)))))
+    for kind, fields in draw(st.lists(st.sampled_from(_CHANGES), min_size=3, max_size=9)):
         document = copy.deepcopy(spec.document())
         found = list(_parts(document, kind))
-        if found and draw(_flags):
-            found = [draw(st.sampled_from(found))]
+        shared = draw(fields) if draw(_flags) else None
         for part in found:
-            part.update(fields)
+            part.update(draw(fields) if shared is None else shared)
         spec = _valid(document) or spec
     return spec
