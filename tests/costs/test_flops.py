@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 import hybridgen as hg
+from hybridgen.costs.flops import Reading, visible_pairs
 from hybridgen.costs.results import Flops
+from hybridgen.layers.attention_core import visibility
 from hybridgen.ops.selective_attention.blocks import attend_densely
 from hybridgen.ops.standard import standard_operations
+from hybridgen.spec.mixers import AttentionSpec
 from tests.costs.designs import designs
 from tests.costs.test_parameters import CONFIGS
 
@@ -129,3 +132,62 @@ def test_flops_of_shipped_configs_are_those_that_pytorch_counts(path):
 def test_flops_of_random_specs_are_those_that_pytorch_counts(spec, seq_len):
     flops = check(spec, seq_len)
     event(f"attention {flops.attention > 0}, scan {flops.scan > 0}, convolution {flops.convolution > 0}")
+
+
+@pytest.mark.parametrize("causal", ["half", "full"])
+@pytest.mark.parametrize("window", [None, 1, 2, 7, 12, 30])
+@pytest.mark.parametrize(("tokens", "before"), [(1, 0), (12, 0), (13, 5), (1, 40), (5, 20)])
+def test_pairs_are_those_that_the_mask_lets_see(tokens, before, window, causal):
+    mixer = AttentionSpec(type="attention", num_heads=4, window=window)
+    queries = torch.arange(before, before + tokens)
+    mask = visibility(queries, torch.arange(before + tokens), None, window)[0, 0]
+    expected = int(mask.sum()) if causal == "half" else tokens * int(mask.sum(dim=1).max())
+    assert visible_pairs(mixer, Reading(tokens, before, causal)) == expected
+
+
+@pytest.mark.parametrize(("tokens", "before"), [(12, 0), (1, 40), (5, 20)])
+def test_a_budget_lets_see_the_kept_keys_and_the_own_one(tokens, before):
+    mixer = AttentionSpec(type="attention", num_heads=4, selective=True, context_budget=6)
+    expected = sum(min(before + place, 6 + 1) for place in range(1, tokens + 1))
+    assert visible_pairs(mixer, Reading(tokens, before)) == expected
+
+
+@pytest.mark.parametrize("causal", ["half", "full"])
+def test_all_pairs_are_seen_without_causality(causal):
+    mixer = AttentionSpec(type="attention", num_heads=4, causal=False)
+    assert visible_pairs(mixer, Reading(9, 0, causal)) == 81
+
+
+def test_prefill_is_the_sum_of_all_steps_of_decoding():
+    spec = hg.load_spec(CONFIGS[0].with_name("tour.yaml"))
+    tokens, length = spec.input.memory_tokens, 300
+    steps = [hg.cost(spec, number).total.decode for number in range(1, length + 1)]
+    whole, first = hg.cost(spec, length).total.prefill, hg.cost(spec, 1).total.prefill
+    # The first token comes with the memory tokens.
+    assert sum(steps[1:], first) == whole
+    assert not tokens or first != steps[0]
+
+
+def scan_by_hand(channels: int, states: int, decay_per_state: bool, headdim: int) -> int:
+    """Operations of one step of `h = exp(dt A) h + (dt x) B, y = C h + D x`, one by one."""
+    count = 0
+    for channel in range(channels):
+        count += 1  # dt x
+        if not decay_per_state and channel % headdim == 0:
+            count += 2  # dt A and exp, once per head
+        for _ in range(states):
+            count += 2 * decay_per_state  # dt A and exp
+            count += 3  # decay times h, (dt x) times B, their sum
+            count += 2  # C times h, added to y
+        count += 2  # D x, added to y
+    return count
+
+
+def test_scans_take_the_operations_of_their_recurrence():
+    one = {"backbone": {"d_model": 64, "n_layer": 1, "ssm": {"type": "mamba1", "d_state": 5}}}
+    two = {"backbone": {"d_model": 64, "n_layer": 1, "ssm": {"type": "mamba2", "d_state": 6, "headdim": 16}}}
+    for document, by_hand in ((one, scan_by_hand(128, 5, True, 1)), (two, scan_by_hand(128, 6, False, 16))):
+        spec = hg.ModelSpec.model_validate(document)
+        assert hg.cost(spec, 7).total.prefill.scan == 7 * by_hand
+        document["backbone"]["ssm"]["bidirectional"] = "v1"
+        assert hg.cost(hg.ModelSpec.model_validate(document), 7).total.prefill.scan == 2 * 7 * by_hand
