@@ -8,6 +8,7 @@ from hybridgen import __version__
 from hybridgen.cli.build import build
 from hybridgen.cli.check import check
 from hybridgen.cli.classify import classify
+from hybridgen.cli.cost import cost
 from hybridgen.cli.diff import diff
 from hybridgen.cli.doctor import doctor
 from hybridgen.cli.export_model import export_model
@@ -45,6 +46,7 @@ def options(
 app.command()(check)
 app.command()(show)
 app.command()(diff)
+app.command()(cost)
 app.command()(build)
 app.command()(generate)
 app.command()(classify)

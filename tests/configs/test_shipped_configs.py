@@ -69,6 +69,11 @@ def llama_like(d_model: int = 2048) -> int:
     return 2 * 32000 * d_model + 22 * layer + d_model
 
 
+def llama_3_8b(d_model: int = 4096) -> int:
+    layer = 2 * d_model + attention(d_model, 32, 8, 128) + 3 * d_model * 14336
+    return 2 * 128256 * d_model + 32 * layer + d_model
+
+
 def tiny_hybrid(d_model: int = 64) -> int:
     attention_layer = 2 * d_model + attention(d_model, 4, 2, 16) + 3 * d_model * 256
     return 1000 * d_model + 6 * mamba2_layer(d_model, d_model, state=32, headdim=16) + 2 * attention_layer + d_model
@@ -145,12 +150,13 @@ PARAMETERS = {
     "mamba2-2.7b": mamba2_lm(2560, 64),
     "mamba2attn-2.7b": mamba2attn(),
     "llama-like-1b": llama_like(),
+    "llama-3-8b": llama_3_8b(),
     "tiny-hybrid": tiny_hybrid(),
     "realformer-base": realformer(),
     "selective-100m": selective_100m(),
     "hybrid-selective": hybrid_selective(),
 }
-# Counted on the upstream classes themselves, timm's among them, and on TinyLlama's published checkpoint.
+# Counted on the upstream classes themselves, timm's among them, and on published checkpoints (TinyLlama, Llama 3).
 PUBLISHED = {
     "vim-tiny": 7_148_008,
     "vim-tiny-stride8": 7_250_344,
@@ -166,6 +172,7 @@ PUBLISHED = {
     "mamba2-2.7b": 2_702_599_680,
     "mamba2attn-2.7b": 2_697_590_880,
     "llama-like-1b": 1_100_048_384,
+    "llama-3-8b": 8_030_261_248,
 }
 
 

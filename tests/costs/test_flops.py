@@ -17,6 +17,7 @@ from hybridgen.layers.attention_core import visibility
 from hybridgen.ops.selective_attention.blocks import attend_densely
 from hybridgen.ops.standard import standard_operations
 from hybridgen.spec.mixers import AttentionSpec
+from tests.costs import test_parameters, test_state
 from tests.costs.designs import designs
 from tests.costs.test_parameters import CONFIGS
 
@@ -124,6 +125,50 @@ def check(spec, seq_len: int):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_flops_of_shipped_configs_are_those_that_pytorch_counts(path):
     assert check(hg.load_spec(path), 24).linear
+
+
+def stack(pattern: str, ends=None, backbone=None, **blocks):
+    """A stack of blocks, each given by the fields of its mixer, which is attention where no type is given."""
+    mixers = {name: {"mixer": fields if "type" in fields else ATTENTION | fields} for name, fields in blocks.items()}
+    return {**(ends or {}), "backbone": {"d_model": 64, "blocks": mixers, "pattern": pattern, **(backbone or {})}}
+
+
+ATTENTION = {"type": "attention", "num_heads": 4}
+SELECTS = {"selective": True}
+TOKENS = {"type": "tokens", "vocab_size": 100}
+CLASSES = {"type": "classifier", "num_classes": 9}
+RARE = {
+    "accumulate": stack("a a c g", a=SELECTS, c={**SELECTS, "selection_from": "accumulate", "head_dim": 8},
+                        g={**SELECTS, "selection_from": "guide"}),
+    "previous": stack("a p p g", a={**SELECTS, "head_dim": 24}, p={**SELECTS, "selection_from": "previous"},
+                      g={**SELECTS, "selection_from": "guide"}),
+    "guide with a budget": stack("a g", a={**SELECTS, "context_budget": 9},
+                                 g={**SELECTS, "context_budget": 9, "selection_from": "guide"}),
+    "residual with a window": stack("a w", a={}, w={"window": 5}, backbone={"residual_attn": {"carry": "raw"}}),
+    "residual and selective": stack("a w", a=SELECTS, w=SELECTS, backbone={"residual_attn": {"carry": "raw"}}),
+    "values": stack("m a a", a={"num_heads_kv": 2}, m={"type": "mamba1"}, backbone={"value_residual": "learned"}),
+    "memory": stack("a m", {"input": TOKENS | {"memory_tokens": 5}, "head": "lm"}, a={"window": 9},
+                    m={"type": "mamba2", "headdim": 16}),
+    **{f"classifies {pool}": stack("a", {"input": TOKENS, "head": CLASSES | {"pool": pool}}, a={})
+       for pool in ("mean", "max", "all")},
+    **{f"{kind} shares {'-'.join(parts)}": stack("s", s={"type": kind, "scan": "vim", "scan_share": list(parts)})
+       for kind in ("mamba1", "mamba2") for parts in (("proj",), ("conv",), ("conv", "proj"), ("A", "D"))},
+}  # fmt: skip
+"""What random specs seldom have."""
+
+
+@pytest.mark.usefixtures("no_shape_checks")  # which take choosers to be as wide as the heads that they choose for
+@pytest.mark.parametrize("name", RARE)
+def test_flops_of_rare_specs_are_those_that_pytorch_counts(name):
+    check(hg.ModelSpec.model_validate(RARE[name]), 24)
+
+
+@pytest.mark.parametrize("name", RARE)
+def test_parameters_and_states_of_rare_specs_are_those_of_the_built_model(name):
+    spec = hg.ModelSpec.model_validate(RARE[name])
+    test_parameters.check(spec)
+    for seq_len in (3, 9, 10, 33):
+        test_state.check(spec, 2, seq_len, "float32")
 
 
 @pytest.mark.usefixtures("no_shape_checks")

@@ -1,0 +1,218 @@
+"""`hybridgen cost`: parameters, FLOPs, caches and training memory of a model, from its document alone."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from enum import StrEnum
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hybridgen.cli.arguments import AllowEnv, DType, Overrides
+from hybridgen.cli.layer_table import human_bytes
+from hybridgen.cli.model_source import Model, read_model
+from hybridgen.cli.tables import print_table
+from hybridgen.errors import HybridgenError
+
+if TYPE_CHECKING:
+    from hybridgen.costs import ModelCost, PartCost
+    from hybridgen.costs.results import Flops
+
+_FACTORS = {"": 1, "k": 1024, "M": 1024**2}
+_WIDTH = 12  # digits of a length that is still a length
+_FLOPS = ("linear", "attention", "scan", "convolution", "head")
+
+
+class Pairs(StrEnum):
+    """Which pairs of causal attention count."""
+
+    half = "half"
+    full = "full"
+
+
+class Recompute(StrEnum):
+    """What training computes again instead of keeping."""
+
+    none = "none"
+    selective = "selective"
+    full = "full"
+
+
+def cost(
+    model: Model,
+    overrides: Overrides = None,
+    seq_len: Annotated[
+        str | None,
+        typer.Option(help="Tokens per row, such as 4k (4 * 1024) or 1M; several as 4k,32k,1M. 4k if not given."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Rows.")] = 1,
+    dtype: Annotated[DType, typer.Option(help="Number format of weights, activations and caches.")] = DType.bfloat16,
+    causal: Annotated[Pairs, typer.Option(help="Whether attention counts visible pairs, or all.")] = Pairs.half,
+    checkpointing: Annotated[Recompute, typer.Option(help="What training computes again.")] = Recompute.none,
+    data_shards: Annotated[int, typer.Option(help="Devices that share weights and optimiser states.")] = 1,
+    tensor_shards: Annotated[int, typer.Option(help="Devices that share every matrix product.")] = 1,
+    per_layer: Annotated[bool, typer.Option("--per-layer", help="Print a row per run of equal layers.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print everything as JSON: an object, or a list for several lengths.")
+    ] = False,
+    allow_env: AllowEnv = False,
+) -> None:
+    """Show what a model costs, from its document alone: parameters, FLOPs, caches, memory. Nothing is built."""
+    from hybridgen import costs
+
+    spec = read_model(model, overrides or (), allow_env)
+    found = [
+        costs.cost(
+            spec,
+            length,
+            batch_size,
+            dtype=dtype.value,
+            causal=causal.value,
+            checkpointing=checkpointing.value,
+            data_shards=data_shards,
+            tensor_shards=tensor_shards,
+        )
+        for length in (lengths(seq_len) if seq_len is not None else [None])
+    ]
+    if as_json:
+        plain = [one.to_dict() for one in found]
+        typer.echo(json.dumps(plain[0] if len(plain) == 1 else plain, indent=2))
+        return
+    _print_conventions(found)
+    if len(found) > 1:
+        _print_lengths(found)
+        return
+    _print_parts(found[0], per_layer)
+    typer.echo()
+    _print_flops(found[0])
+    _print_facts(found[0])
+
+
+def lengths(text: str) -> list[int]:
+    """Reads lengths such as `4k,32k,1M`; k is 1024 and M its square.
+
+    Raises:
+        HybridgenError: If one is none.
+    """
+    found = []
+    for part in text.split(","):
+        match = re.fullmatch(r"([0-9]+)([kM]?)", part.strip())
+        if match is None or len(match[1]) > _WIDTH:
+            raise HybridgenError(f"--seq-len: lengths are numbers, k for 1024 and M for 1024^2; given {part.strip()!r}")
+        found.append(int(match[1]) * _FACTORS[match[2]])
+    return found
+
+
+def human_count(count: float) -> str:
+    """Writes a number with three digits and a decimal unit: 8030261248 is `8.03 G`."""
+    if count < 1000 and count == int(count):
+        return str(int(count))
+    for unit in ("", "k", "M", "G", "T", "P", "E"):
+        if count < 999.5 or unit == "E":
+            break
+        count /= 1000
+    digits = 2 if count < 9.995 else 1 if count < 99.95 else 0
+    return f"{count:.{digits}f} {unit}".strip()
+
+
+def _print_conventions(found: "Sequence[ModelCost]") -> None:
+    one = found[0]
+    setting = one.setting
+    tokens = "" if len(found) > 1 else f"{setting.seq_len:,} tokens x "
+    rows = f"{setting.batch_size} row{'s' * (setting.batch_size > 1)}"
+    pairs = "visible pairs alone" if setting.causal == "half" else "all pairs"
+    recomputed = "" if setting.checkpointing == "none" else f", checkpointing {setting.checkpointing}"
+    typer.echo(f"model: {one.model or '-'}, {human_count(one.total.parameters.total)} parameters")
+    typer.echo(f"for:   {tokens}{rows}, {setting.dtype}{recomputed}")
+    typer.echo(f"FLOPs: per token; a multiply-accumulate is 2; attention: {pairs} ({setting.causal})")
+    typer.echo()
+
+
+def _print_parts(cost: "ModelCost", per_layer: bool) -> None:
+    headings = ["part", "count", "params", "prefill", "decode", "kv", "state"]
+    if per_layer:
+        parts = [(_place(run), run[0], len(run)) for run in _runs(cost)]
+    else:
+        parts = [(kind, part, 1) for kind, part in cost.kinds.items()]
+    parts.append(("total", cost.total, 1))
+    rows = []
+    for name, part, count in parts:
+        tokens = cost.setting.batch_size * cost.setting.seq_len
+        state = part.state * count
+        rows.append(
+            [
+                name,
+                str(part.count * count),
+                human_count(part.parameters.total * count),
+                human_count(part.prefill.total * count / tokens),
+                human_count(part.decode.total * count / cost.setting.batch_size),
+                human_bytes(state.kv + state.selection),
+                human_bytes(state.ssm + state.conv),
+            ]
+        )
+    print_table(headings, rows, right=headings[1:])
+
+
+def _runs(cost: "ModelCost") -> "list[list[PartCost]]":
+    """Parts that follow each other and cost the same."""
+    return [list(run) for _, run in groupby(cost.parts, key=lambda part: replace(part, name=part.kind))]
+
+
+def _place(run: "Sequence[PartCost]") -> str:
+    first, last = run[0], run[-1]
+    if not first.name.startswith("layers."):
+        return first.name
+    numbers = [part.name.removeprefix("layers.") for part in (first, last)]
+    return f"{numbers[0] if first is last else '-'.join(numbers)} {first.kind}"
+
+
+def _print_flops(cost: "ModelCost") -> None:
+    headings = ["FLOPs per token", *_FLOPS, "total"]
+    total, tokens = cost.total, cost.setting.batch_size * cost.setting.seq_len
+    kinds: list[tuple[str, Flops, int]] = [("prefill", total.prefill, tokens)]
+    if cost.has_state:
+        kinds.append(("decode", total.decode, cost.setting.batch_size))
+    kinds.append(("training", total.training, tokens))
+    rows = []
+    for name, flops, count in kinds:
+        values = [getattr(flops, one) for one in (*_FLOPS, "total")]
+        rows.append([name, *(human_count(value / count) for value in values)])
+    print_table(headings, rows, right=headings[1:])
+
+
+def _print_facts(cost: "ModelCost") -> None:
+    typer.echo()
+    parameters = cost.total.parameters
+    typer.echo(f"parameters: {parameters.total:,}, of which {parameters.non_embedding:,} in the stack")
+    if cost.memory.total:
+        memory = cost.memory
+        parts = ("weights", "gradients", "optimizer", "activations", "logits")
+        each = ", ".join(f"{name} {human_bytes(getattr(memory, name))}" for name in parts)
+        typer.echo(f"training:   {human_bytes(memory.total)} per device: {each}")
+    typer.echo(f"decoding:   {_decoding(cost)}")
+
+
+def _decoding(cost: "ModelCost") -> str:
+    if not cost.has_state:
+        return "none, this model reads whole sequences"
+    state = f"{human_bytes(cost.total.state.total)} of state"
+    if cost.crossover is None:
+        return state
+    return f"{state}; keys and values outweigh scans and convolutions from {cost.crossover:,} tokens"
+
+
+def _print_lengths(found: "Sequence[ModelCost]") -> None:
+    headings = ["tokens", "prefill", "decode", "training", "kv", "state"]
+    has_memory = any(one.memory.total for one in found)
+    headings += ["train memory"] * has_memory
+    rows = []
+    for one in found:
+        values = one.metrics()
+        flops = [human_count(values[name]) for name in ("prefill_flops", "decode_flops", "train_flops")]
+        row = [f"{one.setting.seq_len:,}", *flops, human_bytes(values["kv_bytes"]), human_bytes(values["ssm_bytes"])]
+        rows.append(row + [human_bytes(values["train_memory"])] * has_memory)
+    print_table(headings, rows, right=headings)
+    typer.echo()
+    typer.echo(f"decoding: {_decoding(found[-1])}")
