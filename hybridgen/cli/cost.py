@@ -122,11 +122,11 @@ def _print_conventions(found: "Sequence[ModelCost]") -> None:
     setting = one.setting
     tokens = "" if len(found) > 1 else f"{setting.seq_len:,} tokens x "
     rows = f"{setting.batch_size} row{'s' * (setting.batch_size > 1)}"
-    pairs = "visible pairs alone" if setting.causal == "half" else "all pairs"
+    pairs = "visible pairs" if setting.causal == "half" else "all pairs"
     recomputed = "" if setting.checkpointing == "none" else f", checkpointing {setting.checkpointing}"
     typer.echo(f"model: {one.model or '-'}, {human_count(one.total.parameters.total)} parameters")
     typer.echo(f"for:   {tokens}{rows}, {setting.dtype}{recomputed}")
-    typer.echo(f"FLOPs: per token; a multiply-accumulate is 2; attention: {pairs} ({setting.causal})")
+    typer.echo(f"FLOPs: per token, multiply-accumulate = 2, attention over {pairs} ({setting.causal})")
     typer.echo()
 
 
@@ -191,16 +191,14 @@ def _print_facts(cost: "ModelCost") -> None:
         parts = ("weights", "gradients", "optimizer", "activations", "logits")
         each = ", ".join(f"{name} {human_bytes(getattr(memory, name))}" for name in parts)
         typer.echo(f"training:   {human_bytes(memory.total)} per device: {each}")
-    typer.echo(f"decoding:   {_decoding(cost)}")
+    state = f"{human_bytes(cost.total.state.total)} of state" if cost.has_state else "none, it reads whole sequences"
+    typer.echo(f"decoding:   {state}")
+    _print_crossover(cost)
 
 
-def _decoding(cost: "ModelCost") -> str:
-    if not cost.has_state:
-        return "none, this model reads whole sequences"
-    state = f"{human_bytes(cost.total.state.total)} of state"
-    if cost.crossover is None:
-        return state
-    return f"{state}; keys and values outweigh scans and convolutions from {cost.crossover:,} tokens"
+def _print_crossover(cost: "ModelCost") -> None:
+    if cost.crossover is not None:
+        typer.echo(f"crossover:  {cost.crossover:,} tokens, where kv takes as much as state (scans, convolutions)")
 
 
 def _print_lengths(found: "Sequence[ModelCost]") -> None:
@@ -215,4 +213,4 @@ def _print_lengths(found: "Sequence[ModelCost]") -> None:
         rows.append(row + [human_bytes(values["train_memory"])] * has_memory)
     print_table(headings, rows, right=headings)
     typer.echo()
-    typer.echo(f"decoding: {_decoding(found[-1])}")
+    _print_crossover(found[0])
