@@ -18,6 +18,7 @@ class CostBars:
 
     Attributes:
         tokens: Tokens that the FLOPs are divided by.
+        total: The cost of the whole model.
     """
 
     def __init__(self, cost: ModelCost, size: int) -> None:
@@ -29,9 +30,10 @@ class CostBars:
         """
         self.size = size
         self.tokens = cost.setting.seq_len * cost.setting.batch_size
+        self.total = cost.total
         layers = cost.layers
         self.units = [summed("unit", "unit", layers[at : at + size]) for at in range(0, len(layers), size)]
-        self.ends = {-1: cost.parts[0], -2: summed("head", "head", cost.parts[len(layers) + 1 :])}
+        self.ends = {-1: cost.parts[0], -2: cost.parts[-1]}
         self.most = max(unit.parameters.total for unit in self.units) or 1
         self.most_flops = max(unit.prefill.total for unit in self.units) or 1
 
@@ -58,9 +60,7 @@ class CostBars:
         part = self.ends[index]
         texts = [short(part.parameters.total), short(self.flops(part), "G")]
         return [
-            Text(x + COLUMN * column, y + 4, text, 10.5, "muted")
-            for column, text in enumerate(texts)
-            if text != "0"
+            Text(x + COLUMN * column, y + 4, text, 10.5, "muted") for column, text in enumerate(texts) if text != "0"
         ]
 
     def draw(self, unit: LayerLook, places: Sequence[int], x: float, y: float) -> list[Mark]:
@@ -109,6 +109,6 @@ class CostBars:
     def captions(self) -> list[str]:
         """What the colours of the bars mean."""
         return [
-            "Parameters: in colour the mixer with its norms, in grey the MLP. "
-            "FLOPs: in colour scores, scans and convolutions, in grey products with weights."
+            "Parameters: in colour the mixer and the norms, in grey the MLP.",
+            "FLOPs: in colour scores, scans and convolutions, in grey products with weights.",
         ]

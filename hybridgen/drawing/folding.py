@@ -8,7 +8,7 @@ from hybridgen.spec.pattern import compress_pattern
 
 _EXACT = 128  # items up to which the shortest description is searched for; its time grows with the third power
 _BRACKET = 0.4  # what a repeat adds to the length of a description, in lines
-_CUT = 1.1  # what it costs to cut a run of equal items: (a m*8)*5 m*2 is shorter, but harder to read than what it says
+_CUT = 1.5  # what it costs to cut a run of equal items: (a m*8)*5 m*2 is shorter, but harder to read than what it says
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,17 @@
 """A layer as marks: branches that leave the residual stream, norms, blocks, and nodes where they are added again."""
 
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from hybridgen.drawing.figure import Box, Line, Mark, Part, Plus, Rect, Text, text_width, wrapped
 from hybridgen.drawing.words import NORM_NAMES, Branch, branches, place_words
 from hybridgen.spec import LayerSpec, ModelSpec
 
-GAP = 18.0  # between layers
+GAP = 20.0  # between layers
 REACH = 74.0  # from the stream to the blocks
 PAIR = 22.0  # from the stream of a pair's second layer to that of the first
-_BRANCH_GAP = 8.0
+_BRANCH_GAP = 6.0
 _LINE = 15.0
 _CHIP = (34.0, 16.0)
 _ENTRY, _EXIT = 12.0, 12.0  # from the edges of a block
@@ -43,6 +45,29 @@ def look(spec: ModelSpec, layers: tuple[LayerSpec, ...], tag: str = "") -> Layer
     arrows = ("→", "←") if len(layers) == 2 else ("",)
     found = tuple(branches(layer, spec.backbone, arrow) for layer, arrow in zip(layers, arrows, strict=True))
     return LayerLook(layers, found, tag)
+
+
+def told_apart(looks: Sequence[LayerLook]) -> list[LayerLook]:
+    """Adds to the facts of units that would read the same the fields in which they differ."""
+    alike: dict[tuple[tuple[Branch, ...], ...], list[LayerLook]] = {}
+    for one in looks:
+        alike.setdefault(one.branches, []).append(one)
+    return [_with_differences(one, alike[one.branches]) for one in looks]
+
+
+def _with_differences(unit: LayerLook, others: Sequence[LayerLook]) -> LayerLook:
+    found = []
+    for number, (layer, own) in enumerate(zip(unit.layers, unit.branches, strict=True)):
+        parts = [part for part in ("mixer", "mlp") if getattr(layer, part) is not None]
+        added = []
+        for part, branch in zip(parts, own, strict=True):
+            dumps = [getattr(other.layers[number], part).model_dump(mode="json") for other in others]
+            differing = [name for name in dumps[0] if any(dump[name] != dumps[0][name] for dump in dumps)]
+            values = getattr(layer, part).model_dump(mode="json")
+            facts = tuple(f"{name} {json.dumps(values[name])}" for name in differing)
+            added.append(replace(branch, facts=branch.facts + facts))
+        found.append(tuple(added))
+    return replace(unit, branches=tuple(found))
 
 
 def label(unit: LayerLook, places: tuple[int, ...]) -> str:
@@ -139,7 +164,8 @@ class LayerPen:
         entry, leave = y + _ENTRY, y + height - _EXIT
         middle = x - REACH / 2 + 1
         crosses = stream < x - REACH
-        marks.append(Line(((stream, entry), (x, entry)), "ink", arrow=True, halo=crosses))
+        start = stream + 3 * crosses  # behind the edge of its own stream, which the halo would cut as well
+        marks.append(Line(((start, entry), (x, entry)), "ink", arrow=True, halo=crosses))
         marks.append(Line(((x, leave), (stream + 7, leave)), "ink", arrow=True, halo=crosses))
         if self.placement in ("pre", "sandwich"):
             self._chip(marks, middle, entry)

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
-from hybridgen.drawing.folding import Item, Leaf, Repeat, leaves, levels
+from hybridgen.drawing.folding import Item, Leaf, Repeat, levels
 from hybridgen.drawing.paths import Path, PathKind
 
 
@@ -153,12 +152,12 @@ def lanes(
             pieces.append((kind, column, min(ends), max(ends), out, tuple(into)))
     found: list[Lane] = []
     taken: dict[tuple[int, int], list[tuple[float, float]]] = {}
-    for kind, column, top, bottom, out, into in sorted(pieces, key=lambda piece: (piece[1], piece[3] - piece[2])):
+    for kind, column, top, bottom, out, reached in sorted(pieces, key=lambda piece: (piece[1], piece[3] - piece[2])):
         number = 0
         while any(top <= low and high <= bottom for high, low in taken.get((column, number), ())):
             number += 1
         taken.setdefault((column, number), []).append((top, bottom))
-        found.append(Lane(kind, column, number, top, bottom, out, into))
+        found.append(Lane(kind, column, number, top, bottom, out, reached))
     return found
 
 
@@ -168,13 +167,3 @@ def widths_of_lanes(plan: Plan, found: Sequence[Lane]) -> list[int]:
         max((lane.number + 1 for lane in found if lane.column == column), default=0)
         for column in range(len(plan.heights))
     ]
-
-
-def order(plan: Plan) -> list[tuple[Row, Row]]:
-    """Neighbouring rows that stand in different columns: the stream goes from one to the other."""
-    return [(before, behind) for before, behind in pairwise(plan.rows) if before.column != behind.column]
-
-
-def count_rows(items: Sequence[Item]) -> int:
-    """Lines of a folded stack."""
-    return len(leaves(items))

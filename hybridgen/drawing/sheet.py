@@ -1,13 +1,22 @@
 """The layout of a picture: title, input, the stack folded in rows with brackets, lanes and bars, head, legend."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from hybridgen.costs import ModelCost
 from hybridgen.drawing.bars import COLUMN, CostBars
 from hybridgen.drawing.figure import Box, Dash, Figure, Line, Mark, Part, Rect, Text, text_width, wrapped
 from hybridgen.drawing.folding import Item, Leaf, fold, leaves, levels
-from hybridgen.drawing.layer_marks import GAP, PAIR, REACH, LayerLook, LayerPen, best_width, layer_words, look
+from hybridgen.drawing.layer_marks import (
+    GAP,
+    PAIR,
+    REACH,
+    LayerLook,
+    LayerPen,
+    best_width,
+    layer_words,
+    look,
+    told_apart,
+)
 from hybridgen.drawing.paths import PathKind, layer_paths
 from hybridgen.drawing.plan import Lane, Plan, Row, lanes, plan, row_paths, widths_of_lanes
 from hybridgen.drawing.words import PATH_WORDS, head_words, input_words, is_tied, short, subtitle
@@ -42,10 +51,9 @@ class Stack:
         for name, block in backbone.blocks.items():
             names.setdefault(block, name)
         self.units = [layers[at : at + self.size] for at in range(0, len(layers), self.size)]
-        made: dict[tuple[LayerSpec, ...], LayerLook] = {}
-        for unit in self.units:
-            if unit not in made:
-                made[unit] = look(spec, unit, "+".join(names[layer] for layer in unit))
+        different = list(dict.fromkeys(self.units))
+        looks = told_apart([look(spec, unit, "+".join(names[layer] for layer in unit)) for unit in different])
+        made = dict(zip(different, looks, strict=True))
         numbers = {unit: number for number, unit in enumerate(made)}
         self.items: tuple[Item, ...] = fold([numbers[unit] for unit in self.units])
         self.rows: list[Leaf] = leaves(self.items)
@@ -95,20 +103,22 @@ def draw_lanes(found: Sequence[Lane], edge: float, y: float) -> list[Mark]:
     marks: list[Mark] = []
     for lane in found:
         x, dash = edge + 12 + LANE * lane.number, DASHES[lane.kind]
-        ends = [height for height in (lane.out, *lane.into) if height is not None]
-        if lane.top < min(ends):
-            ends.append(lane.top)
-        if lane.bottom > max(ends):
-            ends.append(lane.bottom)
-        # From the row that gives to each that takes, as one line with a head; the vertical parts lie on each other.
-        start = lane.out if lane.out is not None else lane.top
-        for target in lane.into:
-            first = (edge, y + start) if lane.out is not None else (x, y + start)
-            points = (first, (x, y + start), (x, y + target), (edge, y + target))
-            marks.append(Line(points, "path", 1.5, dash, arrow=True))
-        if lane.bottom > max([start, *lane.into]):
-            first = (edge, y + start) if lane.out is not None else (x, y + start)
-            marks.append(Line((first, (x, y + start), (x, y + lane.bottom)), "path", 1.5, dash))
+        start = y + (lane.top if lane.out is None else lane.out)
+        first = ((x, start),) if lane.out is None else ((edge, start), (x, start))
+        above = [y + tap for tap in lane.into if y + tap < start]
+        below = [y + tap for tap in lane.into if y + tap > start]
+        # One line to the furthest row on either side, and short ones to the rows on its way.
+        for taps, end in ((above[:1], y + lane.top), (below[-1:], y + lane.bottom)):
+            if taps and taps[0] == end:
+                points = (*first, (x, end), (edge, end))
+                marks.append(Line(points, "path", 1.5, dash, arrow=True))
+            elif end != start:
+                marks.append(Line((*first, (x, end)), "path", 1.5, dash))
+        marks += [
+            Line(((x, tap), (edge, tap)), "path", 1.5, dash, arrow=True)
+            for tap in (*above[1:], *below)
+            if tap != y + lane.bottom
+        ]
     return marks
 
 
@@ -168,15 +178,15 @@ class _SingleColumn:
 
     def draw(self) -> Figure:
         figure, stack = self.figure, self.stack
-        top = MARGIN + 62
+        top = MARGIN + 84
         begin = top + _END_HEIGHT + _END_GAP
         end = begin + self.plan.heights[0] + _END_GAP
         has_last_norm = self.spec.backbone.norm_placement != "residual"
         head = end + (24 if has_last_norm else 6)
         figure.marks.append(Line(((self.stream, top + _END_HEIGHT), (self.stream, head)), "ink", 2.0, arrow=True))
         figure.marks.append(self._end(-1, top, input_words(self.spec)))
-        figure.marks += self.bars.headings(self.right, top + 12)
-        figure.marks += self.bars.numbers(-1, self.right, top + 40)
+        figure.marks += self.bars.headings(self.right, top - 24)
+        figure.marks += self.bars.numbers(-1, self.right, top + _END_HEIGHT / 2)
         figure.marks += draw_brackets(self.plan, 0, self.stream - PAIR * (stack.size - 1), begin)
         for index, row in enumerate(self.plan.rows):
             unit = stack.looks[row.leaf]
@@ -205,8 +215,3 @@ class _SingleColumn:
         texts = (Text(x, y + 20, words[0], 13, "ink", bold=True), Text(x, y + 37, words[1], 11, "ink"))
         box = Box(rect, texts)
         return Part(index, f"{words[0]}: {words[1]}", rect, (box,))
-
-
-def neighbours(found: Plan) -> list[tuple[Row, Row]]:
-    """Neighbouring rows that stand in different columns."""
-    return [(before, behind) for before, behind in pairwise(found.rows) if before.column != behind.column]

@@ -32,7 +32,9 @@ def svg_element(figure: Figure, theme: Theme = "auto", width: float | None = Non
 
 def style_sheet(colours: dict[str, str], scope: str = "") -> str:
     """Rules that give all marks these colours, over those in their attributes."""
-    rules = [f"{scope}.f-{name}{{fill:{colour}}}{scope}.s-{name}{{stroke:{colour}}}" for name, colour in colours.items()]
+    rules = [
+        f"{scope}.f-{name}{{fill:{colour}}}{scope}.s-{name}{{stroke:{colour}}}" for name, colour in colours.items()
+    ]
     return "".join(rules)
 
 
@@ -79,7 +81,9 @@ class _Writer:
             else:
                 self._part(parent, mark)
 
-    def _add(self, parent: Element, tag: str, fill: str | None, stroke: str | None, **attributes: str | None) -> Element:
+    def _add(
+        self, parent: Element, tag: str, fill: str | None, stroke: str | None, **attributes: str | None
+    ) -> Element:
         """Adds an element with its colours, as attributes and as classes that style sheets know."""
         names = [f"{kind}-{name}" for kind, name in (("f", fill), ("s", stroke)) if name]
         values = {"class": " ".join(names) or None, "fill": self.colours[fill] if fill else "none"}
@@ -109,7 +113,9 @@ class _Writer:
 
     def _plus(self, parent: Element, plus: Plus) -> None:
         x, y, arm = plus.x, plus.y, plus.radius * 0.55
-        self._add(parent, "circle", "ground", "ink", cx=_number(x), cy=_number(y), r=_number(plus.radius), stroke_width="1.4")
+        self._add(
+            parent, "circle", "ground", "ink", cx=_number(x), cy=_number(y), r=_number(plus.radius), stroke_width="1.4"
+        )
         path = f"M{_number(x - arm)} {_number(y)}h{_number(2 * arm)}M{_number(x)} {_number(y - arm)}v{_number(2 * arm)}"
         self._add(parent, "path", None, "ink", d=path, stroke_width="1.4")
 
@@ -138,7 +144,9 @@ class _Writer:
 
 def _number(value: float) -> str:
     """Writes a length with a tenth of a pixel."""
-    return f"{value:.1f}".removesuffix(".0").replace("-0", "0") if abs(value) < 0.05 else f"{value:.1f}".removesuffix(".0")
+    return (
+        f"{value:.1f}".removesuffix(".0").replace("-0", "0") if abs(value) < 0.05 else f"{value:.1f}".removesuffix(".0")
+    )
 
 
 def _towards(start: Point, end: Point, length: float) -> Point:

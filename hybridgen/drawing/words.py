@@ -22,7 +22,12 @@ from hybridgen.spec.scans import ScanningSpec
 
 KIND_NAMES = {"mamba1": "Mamba-1", "mamba2": "Mamba-2", "attention": "Attention", "mlp": "MLP"}
 NORM_NAMES = {"rms": "RMS", "layer": "LN"}
-PLACEMENT_NAMES = {"pre": "pre-norm", "post": "norm behind branches", "sandwich": "sandwich norm", "residual": "post-norm"}
+PLACEMENT_NAMES = {
+    "pre": "pre-norm",
+    "post": "norm behind branches",
+    "sandwich": "sandwich norm",
+    "residual": "post-norm",
+}
 PATH_WORDS = {
     "scores": "attention scores, added to the next layer's (residual attention)",
     "choices": "what selective layers chose to hide",
@@ -30,7 +35,8 @@ PATH_WORDS = {
 }
 _ORDER_ARROWS = {
     "row": "→", "row_reverse": "←", "column": "↓", "column_reverse": "↑",
-    "zigzag": "zigzag →", "zigzag_reverse": "zigzag ←", "zigzag_column": "zigzag ↓", "zigzag_column_reverse": "zigzag ↑",
+    "zigzag": "zigzag →", "zigzag_reverse": "zigzag ←",
+    "zigzag_column": "zigzag ↓", "zigzag_column_reverse": "zigzag ↑",
 }  # fmt: skip
 _GATED_NAMES = {"silu": "SwiGLU", "gelu": "GEGLU", "gelu_tanh": "GEGLU (tanh)", "sigmoid": "GLU", "relu": "ReGLU"}
 
@@ -201,7 +207,9 @@ def input_words(spec: ModelSpec) -> tuple[str, str]:
         height, wide = source.size()
         facts = [f"{height} × {wide} pixels", f"{rows} × {columns} patches"]
         if source.cls_token != "none":
-            facts.append("class tokens at both ends" if source.cls_token == "double" else _class_token(source.cls_token))
+            facts.append(
+                "class tokens at both ends" if source.cls_token == "double" else _class_token(source.cls_token)
+            )
         facts += ["learned positions"] if source.pos_embed else []
         facts += [f"rotary ({source.rotary})"] if source.rotary != "none" else []
         return "Patch embedding", " · ".join(facts)
