@@ -126,10 +126,14 @@ def _style() -> str:
         return "{" + "".join(f"--{name}:{colours[name]};" for name in ("ground", "ink", "muted", "panel", "path")) + "}"
 
     chosen, automatic = ":root[data-theme=dark]", ":root:not([data-theme=light])"
-    return (
-        f":root{page(LIGHT)}{_STYLE.format(fonts=FONTS)}{chosen}{page(DARK)}{style_sheet(DARK, f'{chosen} ')}"
-        f"@media (prefers-color-scheme:dark){{{automatic}{page(DARK)}{style_sheet(DARK, f'{automatic} ')}}}"
-    )
+    rules = [
+        f":root{{color-scheme:light dark}}:root{page(LIGHT)}",
+        ":root[data-theme=light]{color-scheme:light}",
+        _STYLE.format(fonts=FONTS),
+        f"{chosen}{{color-scheme:dark}}{chosen}{page(DARK)}{style_sheet(DARK, f'{chosen} ')}",
+        f"@media (prefers-color-scheme:dark){{{automatic}{page(DARK)}{style_sheet(DARK, f'{automatic} ')}}}",
+    ]
+    return "".join(rules)
 
 
 def _script_json(value: object) -> str:
@@ -170,7 +174,7 @@ def _part(title: str, note: str, sections: list[tuple[str, list[Any]]], cost: Pa
         (f"FLOPs of token {tokens:,}, decoding", _amounts(cost.decode, 1)),
         (f"bytes of state at {tokens:,} tokens", _amounts(cost.state, 1)),
     ]
-    return {"title": title, "note": note, "sections": sections + [one for one in amounts if one[1]]}
+    return {"title": title, "note": note, "sections": [one for one in amounts if one[1]] + sections}
 
 
 def _fields(spec: Spec) -> list[tuple[str, str]]:

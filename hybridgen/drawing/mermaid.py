@@ -10,6 +10,9 @@ from hybridgen.drawing.sheet import Stack
 from hybridgen.drawing.svg import Theme
 from hybridgen.drawing.words import head_words, input_words, is_tied, subtitle
 
+_SETTINGS = ("config:", "  flowchart:", "    wrappingWidth: 420")
+# The stream enters a frame where its title is centred: spaces behind the title move it beside the line.
+_ASIDE = "#8195;" * 6
 _SPECIAL = {"#": "#35;", '"': "#quot;", "<": "#lt;", ">": "#gt;", "&": "#amp;", "`": "#96;"}
 
 
@@ -17,7 +20,8 @@ def mermaid_text(stack: Stack, theme: Theme = "auto") -> str:
     """Writes a folded stack as a flow chart."""
     spec = stack.spec
     name = spec.name or "unnamed model"
-    lines = ["---", f"title: {json.dumps(f'{name}: {subtitle(spec)}', ensure_ascii=False)}", "---", "flowchart TB"]
+    title = json.dumps(f"{name}: {subtitle(spec)}", ensure_ascii=False)
+    lines = ["---", f"title: {title}", *_SETTINGS, "---", "flowchart TB"]
     lines.append(f"  input[{_label(*input_words(spec))}]")
     writer = _Nodes(stack)
     for item in stack.items:
@@ -31,6 +35,7 @@ def mermaid_text(stack: Stack, theme: Theme = "auto") -> str:
     if is_tied(spec):
         lines.append("  input -. tied weights .- head")
     colours = DARK if theme == "dark" else LIGHT
+    lines += [f"  style r{number} fill:none,stroke:{colours['muted']}" for number in range(writer.frames)]
     for kind in dict.fromkeys(stack.looks[leaf].kind for leaf in stack.rows):
         lines.append(f"  classDef {kind} fill:{colours[f'{kind}-fill']},stroke:{colours[kind]},color:{colours['ink']}")
         members = [f"l{number}" for number, leaf in enumerate(stack.rows) if stack.looks[leaf].kind == kind]
@@ -53,7 +58,7 @@ class _Nodes:
             self.lines.append(f"{indent}l{self.rows}[{_unit_label(unit, item)}]")
             self.rows += 1
             return
-        self.lines.append(f'{indent}subgraph r{self.frames}["×{item.count}"]')
+        self.lines.append(f'{indent}subgraph r{self.frames}["×{item.count}{_ASIDE}"]')
         self.frames += 1
         for one in item.items:
             self.write(one, depth + 1)
