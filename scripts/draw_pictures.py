@@ -1,7 +1,7 @@
 """Draws the pictures in docs/pictures/ again.
 
-    python scripts/draw_pictures.py            # writes docs/pictures/*.svg
-    python scripts/draw_pictures.py --png DIR  # PNG of the same, light and dark, for looking at them
+python scripts/draw_pictures.py            # writes docs/pictures/*.svg
+python scripts/draw_pictures.py --png DIR  # PNG of the same, light and dark, for looking at them
 """
 
 import argparse

@@ -92,8 +92,8 @@ class CostBars:
         """Draws both bars in their segments; returns where they end."""
         parameters, flops = part.parameters, part.prefill
         rows = (
-            ((unit.kind, parameters.total - parameters.mlp), ("mlp", parameters.mlp), self.most),
-            ((unit.kind, flops.total - flops.linear), ("mlp", flops.linear), self.most_flops),
+            ((unit.kind, parameters.total - parameters.mlp), ("rest", parameters.mlp), self.most),
+            ((unit.kind, flops.total - flops.linear), ("rest", flops.linear), self.most_flops),
         )
         ends = []
         for column, (first, second, most) in enumerate(rows):
@@ -108,7 +108,8 @@ class CostBars:
 
     def captions(self) -> list[str]:
         """What the colours of the bars mean."""
+        has_mlp = any(unit.parameters.mlp for unit in self.units)
         return [
-            "Parameters: in colour the mixer and the norms, in grey the MLP.",
+            *(["Parameters: in colour the mixer and the norms, in grey the MLP."] if has_mlp else []),
             "FLOPs: in colour scores, scans and convolutions, in grey products with weights.",
         ]

@@ -12,6 +12,7 @@ LIGHT = {
     "mamba2-fill": "#d5e6f6",
     "attention": "#d9690a",
     "attention-fill": "#fdebd3",
+    "rest": "#c6ccd4",
     "mlp": "#8a919b",
     "mlp-fill": "#eff0f3",
 }
@@ -27,6 +28,7 @@ DARK = {
     "mamba2-fill": "#10294a",
     "attention": "#f0954a",
     "attention-fill": "#45270d",
+    "rest": "#484f58",
     "mlp": "#7d8590",
     "mlp-fill": "#21262d",
 }

@@ -164,8 +164,9 @@ class LayerPen:
         entry, leave = y + _ENTRY, y + height - _EXIT
         middle = x - REACH / 2 + 1
         crosses = stream < x - REACH
-        start = stream + 3 * crosses  # behind the edge of its own stream, which the halo would cut as well
-        marks.append(Line(((start, entry), (x, entry)), "ink", arrow=True, halo=crosses))
+        if crosses:  # the halo of the line that follows would cut its own stream too
+            marks.append(Line(((stream, entry), (stream + 6, entry)), "ink"))
+        marks.append(Line(((stream + 4 * crosses, entry), (x, entry)), "ink", arrow=True, halo=crosses))
         marks.append(Line(((x, leave), (stream + 7, leave)), "ink", arrow=True, halo=crosses))
         if self.placement in ("pre", "sandwich"):
             self._chip(marks, middle, entry)

@@ -1,5 +1,6 @@
 """Models that pictures are made of."""
 
+from random import Random
 from typing import Any
 
 from hybridgen.spec import ModelSpec, load_spec
@@ -30,5 +31,5 @@ def stack(pattern: object, **settings: Any) -> ModelSpec:
 
 def irregular(count: int = 100) -> ModelSpec:
     """A stack without any order worth a bracket, whose attention layers hand on scores and values."""
-    names = ["msaf"[(index * index * 7 + index // 3) % 4] for index in range(count)]
+    names = ["a", *Random(3).choices("msaf", k=count - 1)]
     return stack(names, residual_attn=True, value_residual="learned")

@@ -49,7 +49,9 @@ def test_texts_lie_inside_their_blocks(browser: Browser, tmp_path: Path, name: s
     spec = irregular() if name == "irregular" else shipped(name)
     path = tmp_path / "stack.svg"
     text = hg.picture(spec, "svg", theme="light")
-    path.write_text(text.replace("Helvetica, Arial", f"'{font}'"), encoding="utf-8")
+    changed = text.replace("Helvetica, Arial, ", f"'{font}', ")
+    assert changed != text
+    path.write_text(changed, encoding="utf-8")
     browser.open(path)
     check_texts(browser)
     assert browser.problems() == []

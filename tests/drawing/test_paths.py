@@ -1,8 +1,8 @@
 """What layers hand on: the paths are those that the model takes."""
 
+from hybridgen.drawing.folding import fold
 from hybridgen.drawing.paths import Path, layer_paths
 from hybridgen.drawing.plan import lanes, plan, row_paths
-from hybridgen.drawing.folding import fold
 from hybridgen.spec import ModelSpec
 from tests.drawing.conftest import ATTENTION, stack
 

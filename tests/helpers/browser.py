@@ -17,7 +17,8 @@ REQUIRE = "HYBRIDGEN_REQUIRE_TOOLS"
 """With this variable at 1, a test whose tool is missing fails instead of being left out."""
 _FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--window-size=1400,1000", "--force-device-scale-factor=1",
+    "--disable-background-networking", "--disable-component-update", "--window-size=1400,1000",
+    "--force-device-scale-factor=1",
 )  # fmt: skip
 
 
