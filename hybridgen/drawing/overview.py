@@ -83,6 +83,9 @@ class Overview:
             found = [lane for lane in self.lanes if lane.column == column]
             figure.marks += draw_lanes(found, stream + _REACH + self.width, begin)
         figure.marks.append(_end(-1, self.streams[0], top, input_words(self.spec)))
+        if self.spec.backbone.norm_placement != "residual":
+            pen = LayerPen(self.spec, self.blocks)
+            figure.marks.append(pen.chip(self.streams[-1], begin + tallest + 18))
         head = _end(-2, self.streams[-1], begin + tallest + 40, head_words(self.spec))
         figure.marks.append(head)
         widest = max(mark.area.x + mark.area.width for mark in figure.marks if isinstance(mark, Part))
