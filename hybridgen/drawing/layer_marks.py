@@ -18,6 +18,7 @@ _ENTRY, _EXIT = 12.0, 12.0  # from the edges of a block
 _TAP, _TAP_STEP = 7.0, 5.0
 _PAIR_ENDS = 16.0
 _INSET = 16.0
+_VALUE_LETTERS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,9 @@ def _with_differences(unit: LayerLook, others: Sequence[LayerLook]) -> LayerLook
             dumps = [getattr(other.layers[number], part).model_dump(mode="json") for other in others]
             differing = [name for name in dumps[0] if any(dump[name] != dumps[0][name] for dump in dumps)]
             values = getattr(layer, part).model_dump(mode="json")
-            facts = tuple(f"{name} {json.dumps(values[name])}" for name in differing)
+            texts = [json.dumps(values[name]) for name in differing]
+            shown = [text if len(text) <= _VALUE_LETTERS else "[…]" for text in texts]
+            facts = tuple(map(" ".join, zip(differing, shown, strict=True)))
             added.append(replace(branch, facts=branch.facts + facts))
         found.append(tuple(added))
     return replace(unit, branches=tuple(found))

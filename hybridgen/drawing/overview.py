@@ -18,7 +18,6 @@ _MIXER, _MLP = 128.0, 44.0
 _BAR = 40.0
 _GUTTER = 44.0
 _BRACKET = 34.0
-_TAG_LETTERS = 12
 _END_HEIGHT = 28.0
 _END_WIDTH = 300.0
 
@@ -34,7 +33,6 @@ class Overview:
         self.plan = plan(stack.items, lambda _: _ROW, _ROW_GAP, limit)
         found = row_paths(self.plan.rows, stack.paths, stack.size)
         self.lanes = lanes(self.plan, found, lambda row, _, into: row.y + (5.0 if into else 15.0))
-        self.tags = {leaf: _tag(stack.looks[leaf]) for leaf in stack.rows}
         self.numbers = max(text_width(self._places(row), 10) for row in self.plan.rows) + 16
         self.has_mlp = any(len(one) > 1 for unit in stack.looks.values() for one in unit.branches)
         self.blocks = max(_MIXER * stack.size, *map(_mixer_width, stack.looks.values()))
@@ -104,7 +102,7 @@ class Overview:
             Line(((stream, middle), (x, middle)), "ink", 1.2),
             Plus(stream, middle, 5),
         ]
-        title, tag = _title(unit), self.tags[row.leaf]
+        title, tag = _title(unit), unit.tag
         has_mlp = any(len(one) > 1 for one in unit.branches)
         width = self.blocks if has_mlp else self.width
         rect = Rect(x, y, width, _ROW, f"{unit.kind}-fill", unit.kind, 4)
@@ -124,11 +122,13 @@ class Overview:
     def details(self) -> None:
         """Draws each kind of layer once in full, with numbers."""
         figure, stack = self.figure, self.stack
-        units = [(stack.looks[leaf], self.tags[leaf]) for leaf in stack.different()]
+        units = [(stack.looks[leaf], stack.looks[leaf].tag) for leaf in stack.different()]
         pen = LayerPen(self.spec, best_width(units))
         first = MARGIN + 18 + PAIR * (stack.size - 1)
         step = first + REACH + pen.width + 24 + COLUMN + 130
-        columns = max(1, round(figure.width / step))
+        # As many as stand below the overview, and more where they would be a long strip otherwise.
+        square = (len(units) * (pen.height(units[0][0]) + GAP + 12) / step) ** 0.5
+        columns = max(1, round(figure.width / step), round(square))
         y = figure.height + 44
         figure.marks.append(Text(MARGIN, y, "Layers", 14, "ink", bold=True))
         for column in range(min(columns, len(units))):
@@ -173,12 +173,7 @@ def _title(unit: LayerLook) -> str:
 
 def _mixer_width(unit: LayerLook) -> float:
     """The width that the words in its block take."""
-    return text_width(_title(unit), 11, bold=True) + text_width(_tag(unit), 10) + 30
-
-
-def _tag(unit: LayerLook) -> str:
-    """The name of its block, if it is short."""
-    return unit.tag if len(unit.tag) <= _TAG_LETTERS else unit.tag[: _TAG_LETTERS - 1] + "…"
+    return text_width(_title(unit), 11, bold=True) + text_width(unit.tag, 10) + 30
 
 
 def _end(index: int, stream: float, y: float, words: tuple[str, str]) -> Part:

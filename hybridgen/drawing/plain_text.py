@@ -64,7 +64,11 @@ class _Page:
         total = self.bars.total
         name = self.spec.name or "unnamed model"
         words = f"{subtitle(self.spec)} · {short(total.parameters.total)} parameters"
-        head = [name, *wrap(f"{words} · {short(self.bars.flops(total), 'G')} FLOPs per token", self.width), ""]
+        head = [
+            *wrap(name, self.width),
+            *wrap(f"{words} · {short(self.bars.flops(total), 'G')} FLOPs per token", self.width),
+            "",
+        ]
         head.append(self._beside("", f"{'params':>6}{'FLOPs/token':>18}"))
         for item in self.stack.items:
             self._item(item)

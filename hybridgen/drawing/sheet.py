@@ -27,6 +27,8 @@ LANE = 11.0
 BRACKET = 40.0
 DASHES: dict[PathKind, Dash] = {"scores": "solid", "choices": "dashed", "values": "dotted"}
 _END_HEIGHT = 46.0
+_TAG_LETTERS = 12  # names of blocks; a longer one gives way to its number
+_NAME_WIDTH = 700.0
 _END_GAP = 26.0
 
 
@@ -52,7 +54,9 @@ class Stack:
             names.setdefault(block, name)
         self.units = [layers[at : at + self.size] for at in range(0, len(layers), self.size)]
         different = list(dict.fromkeys(self.units))
-        looks = told_apart([look(spec, unit, "+".join(names[layer] for layer in unit)) for unit in different])
+        tags = ["+".join(names[layer] for layer in unit) for unit in different]
+        tags = [tag if len(tag) <= _TAG_LETTERS else f"#{number}" for number, tag in enumerate(tags, 1)]
+        looks = told_apart([look(spec, unit, tag) for unit, tag in zip(different, tags, strict=True)])
         made = dict(zip(different, looks, strict=True))
         numbers = {unit: number for number, unit in enumerate(made)}
         self.items: tuple[Item, ...] = fold([numbers[unit] for unit in self.units])
@@ -84,11 +88,14 @@ def new_figure(spec: ModelSpec, cost: ModelCost) -> Figure:
         words.append(f"{short(total.prefill.total / tokens, 'G')} FLOPs per token")
     name = spec.name or "unnamed model"
     figure = Figure(name, f"{name}: " + " · ".join(words))
+    shown = name
+    while text_width(shown, 20, bold=True) > _NAME_WIDTH:
+        shown = shown.removesuffix("…")[:-1] + "…"
     figure.marks += [
-        Text(MARGIN, MARGIN + 14, name, 20, "ink", bold=True),
+        Text(MARGIN, MARGIN + 14, shown, 20, "ink", bold=True),
         Text(MARGIN, MARGIN + 36, " · ".join(words), 12, "muted"),
     ]
-    figure.width = max(text_width(name, 20, bold=True), text_width(" · ".join(words), 12)) + 2 * MARGIN
+    figure.width = max(text_width(shown, 20, bold=True), text_width(" · ".join(words), 12)) + 2 * MARGIN
     return figure
 
 

@@ -150,5 +150,7 @@ def test_no_text_of_a_spec_becomes_markup(browser: Browser, tmp_path: Path) -> N
     spec = ModelSpec.model_construct(**{**dict(tour), "name": hostile})
     browser.open(hg.draw(spec, tmp_path / "stack.html"))
     assert browser.run("return document.title") == hostile
-    assert browser.run("return document.querySelector('svg text').textContent") == hostile
+    shown = browser.run("return document.querySelector('svg text').textContent")
+    assert hostile.startswith(shown.removesuffix("…"))
+    assert len(shown) > 40
     assert browser.requests() == []

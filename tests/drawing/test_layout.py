@@ -223,3 +223,31 @@ def test_grey_print_tells_the_bars_apart() -> None:
             # Contrast of the letters in a block (WCAG asks for 4.5).
             pair = sorted(lightness(colours[name]) + 0.05 for name in ("ink", f"{kind}-fill"))
             assert pair[1] / pair[0] > 4.5
+
+
+def odd(blocks: dict, pattern: list[str], **document) -> ModelSpec:
+    return ModelSpec.model_validate({"backbone": {"d_model": 64, "blocks": blocks, "pattern": pattern}, **document})
+
+
+def test_long_names_and_many_kinds_have_their_place() -> None:
+    names = [f"{'very_long_' * 8}{number}" for number in range(40)]
+    blocks = {name: {"mixer": {"type": "mamba1", "d_state": index + 1}} for index, name in enumerate(names)}
+    one = drawn(odd(blocks, names, name="n" * 200))
+    check(one)
+    assert one.width < 2500
+    assert 0.3 < one.width / one.height < 3
+    # A row is found again below by its tag, which no other has.
+    tags = [text for text in texts(one) if text.startswith("#")]
+    assert sorted(tags) == sorted(2 * [f"#{number}" for number in range(1, 41)])
+
+
+def test_a_long_list_that_differs_does_not_widen_the_picture() -> None:
+    slopes = [0.125 * number for number in range(1, 17)]
+    attention = {"type": "attention", "num_heads": 16, "alibi": True}
+    blocks = {
+        "a": {"mixer": {**attention, "alibi_slopes": slopes}},
+        "b": {"mixer": {**attention, "alibi_slopes": slopes[::-1]}},
+    }
+    one = drawn(odd(blocks, ["a", "b"]))
+    check(one)
+    assert one.width < 1000
