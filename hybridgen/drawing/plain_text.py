@@ -10,7 +10,7 @@ from hybridgen.drawing.layer_marks import LayerLook, layer_words
 from hybridgen.drawing.overview import fits_one_column
 from hybridgen.drawing.plan import plan, row_paths
 from hybridgen.drawing.sheet import Stack
-from hybridgen.drawing.words import NORM_NAMES, Branch, head_words, input_words, short, subtitle
+from hybridgen.drawing.words import NORM_NAMES, PATH_WORDS, Branch, head_words, input_words, short, subtitle
 
 LEAST, MOST = 60, 200
 _BAR = 5
@@ -79,8 +79,13 @@ class _Page:
         note = f"FLOPs of reading {self.bars.tokens:,} tokens; bars and numbers are of one layer each."
         if self.stack.size == 2:
             note = note.replace("one layer each", "one pair of layers each")
-        tail = ["", *(self._details() if not self.is_short else []), *wrap(note, self.width)]
+        tail = ["", *([] if self.is_short else [*self._handed_on(), *self._details()]), *wrap(note, self.width)]
         return "\n".join(line.rstrip() for line in (*head, *body, *tail)) + "\n"
+
+    def _handed_on(self) -> list[str]:
+        """What attention layers hand on, where the lines are too short to say it."""
+        words = [line for kind in self.stack.kinds for line in wrap(f"Handed on: {PATH_WORDS[kind]}.", self.width)]
+        return [*words, ""] if words else []
 
     def _item(self, item: Item) -> None:
         if isinstance(item, Leaf):

@@ -119,6 +119,7 @@ def test_text_of_an_irregular_stack_fits_and_names_all_kinds(count: int) -> None
     if count == 100:
         assert {f"[{name}]" for name in spec.backbone.blocks} == set(re.findall(r"\[\w\]", text))
         assert len(text.splitlines()) < 150
+        assert text.count("Handed on: ") == 2
 
 
 def test_text_draws_the_rows_with_norms_brackets_and_costs() -> None:
