@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from hybridgen.comparison import diff as diff
     from hybridgen.costs import ModelCost as ModelCost
     from hybridgen.costs import cost as cost
+    from hybridgen.drawing import draw as draw
+    from hybridgen.drawing import picture as picture
     from hybridgen.errors import BackendUnavailableError as BackendUnavailableError
     from hybridgen.errors import CheckpointError as CheckpointError
     from hybridgen.errors import Fault as Fault
@@ -43,6 +45,8 @@ _HOMES = {
     "diff": "hybridgen.comparison",
     "ModelCost": "hybridgen.costs",
     "cost": "hybridgen.costs",
+    "draw": "hybridgen.drawing",
+    "picture": "hybridgen.drawing",
     "BackendUnavailableError": "hybridgen.errors",
     "CheckpointError": "hybridgen.errors",
     "Fault": "hybridgen.errors",

@@ -37,7 +37,17 @@ ARROWS = {
     | {"costs", "drawing", "comparison", "curves"},
 }
 PUBLIC_NAMES = "__init__"  # hybridgen/__init__.py imports any part, but only when a name is used
-OPTIONAL = {"transformers", "mamba_ssm", "causal_conv1d", "triton", "PIL", "onnx", "onnxscript", "onnxruntime"}
+OPTIONAL = {
+    "transformers",
+    "mamba_ssm",
+    "causal_conv1d",
+    "triton",
+    "PIL",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "resvg_py",
+}
 # Imported when a kernel is first launched.
 KERNEL_FILES = {"triton_kernels.py", "triton_backward_kernels.py"}
 HEAVY_FOR_CLI = {"torch", "rich", "hydra", "omegaconf", "pydantic", "safetensors", "numpy"}

@@ -11,6 +11,7 @@ from hybridgen.cli.classify import classify
 from hybridgen.cli.cost import cost
 from hybridgen.cli.diff import diff
 from hybridgen.cli.doctor import doctor
+from hybridgen.cli.draw import draw
 from hybridgen.cli.export_model import export_model
 from hybridgen.cli.export_onnx import export_onnx
 from hybridgen.cli.generate import generate
@@ -47,6 +48,7 @@ app.command()(check)
 app.command()(show)
 app.command()(diff)
 app.command()(cost)
+app.command()(draw)
 app.command()(build)
 app.command()(generate)
 app.command()(classify)

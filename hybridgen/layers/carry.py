@@ -40,7 +40,8 @@ class ScoreCarry(NamedTuple):
     table: ScoreTable | None = None
 
 
-Chooser = tuple[Float[Tensor, "B T P"], Float[Tensor, "B S P"]]
+# Heads of different layers can have different numbers of channels.
+Chooser = tuple[Float[Tensor, "B T _"], Float[Tensor, "B S _"]]
 
 
 class SelectionCarry(NamedTuple):

@@ -157,7 +157,6 @@ RARE = {
 """What random specs seldom have."""
 
 
-@pytest.mark.usefixtures("no_shape_checks")  # which take choosers to be as wide as the heads that they choose for
 @pytest.mark.parametrize("name", RARE)
 def test_flops_of_rare_specs_are_those_that_pytorch_counts(name):
     check(hg.ModelSpec.model_validate(RARE[name]), 24)
@@ -171,7 +170,6 @@ def test_parameters_and_states_of_rare_specs_are_those_of_the_built_model(name):
         test_state.check(spec, 2, seq_len, "float32")
 
 
-@pytest.mark.usefixtures("no_shape_checks")
 @given(designs(), st.integers(2, 40))
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 def test_flops_of_random_specs_are_those_that_pytorch_counts(spec, seq_len):
