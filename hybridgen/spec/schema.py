@@ -44,7 +44,6 @@ TITLES = {
 
 SAME = {
     "AttentionSection": "AttentionDocument",
-    "AttentionSpec": "AttentionDocument",
     "Mamba1Section": "Mamba1Spec",
     "Mamba2Section": "Mamba2Spec",
     "MlpSection": "MlpDocument",
