@@ -18,7 +18,7 @@ TIMEOUT_SECONDS = 60
 
 
 class LanguageServer:
-    """A running server. It is asked one thing at a time, and sees one version of each document.
+    """A running server. It is asked one thing at a time.
 
     Args:
         command: How to start it, so that it speaks over its standard input and output.
@@ -44,7 +44,8 @@ class LanguageServer:
             stderr=subprocess.DEVNULL,
             env={**os.environ, **(environment or {})},
         )
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         hover = {"contentFormat": ["markdown"]}
         item = {"snippetSupport": True, "documentationFormat": ["markdown"]}
         text = {"hover": hover, "completion": {"completionItem": item}, "publishDiagnostics": {}}
@@ -60,7 +61,9 @@ class LanguageServer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._process.kill()
-        self._process.wait()
+        self._reader.join()  # which sees the end of the output
+        with self._process:
+            pass  # closes the pipes
 
     def request(self, method: str, parameters: Mapping[str, Any]) -> Any:
         """Sends a request and returns its result; raises if the server reports an error."""
@@ -78,7 +81,10 @@ class LanguageServer:
         self._send({"method": method, "params": parameters})
 
     def open(self, path: Path, text: str) -> list[Message]:
-        """Opens a document, which need not exist as a file, and returns what the server finds wrong in it."""
+        """Opens a document and returns what the server finds wrong in it.
+
+        It need not exist as a file. Each has a path of its own: of one that is opened again, old faults may come first.
+        """
         document = {"uri": path.as_uri(), "languageId": "yaml", "version": 1, "text": text}
         self.notify("textDocument/didOpen", {"textDocument": document})
         while True:
@@ -88,10 +94,6 @@ class LanguageServer:
                 if found["uri"] == path.as_uri():
                     diagnostics: list[Message] = found["diagnostics"]
                     return diagnostics
-
-    def close(self, path: Path) -> None:
-        """Closes a document."""
-        self.notify("textDocument/didClose", {"textDocument": {"uri": path.as_uri()}})
 
     def completions(self, path: Path, line: int, character: int) -> list[Message]:
         """Returns what the server offers at a place of an open document; lines and characters count from 0."""
