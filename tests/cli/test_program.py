@@ -10,7 +10,7 @@ import hybridgen as hg
 from tests.cli.conftest import TINY, Program
 
 COMMANDS = ("check", "show", "build", "generate", "import", "export", "schema", "doctor")
-BEYOND_CHECK = ("torch", "numpy", "rich", "safetensors", "jaxtyping")
+BEYOND_CHECK = ("torch", "numpy", "rich", "safetensors", "jaxtyping", "omegaconf")
 
 
 def test_version(hybridgen: Program) -> None:
