@@ -70,3 +70,22 @@ def test_every_field_of_the_reference_has_a_meaning(make_docs: ModuleType) -> No
 def test_shipped_models_fit_the_schema(hybridgen: Program, path: Path) -> None:
     document = OmegaConf.to_container(OmegaConf.load(path))
     jsonschema.validate(document, json.loads(hybridgen("schema").out), jsonschema.Draft202012Validator)
+
+
+def test_every_shipped_file_names_the_schema_that_lies_above_it() -> None:
+    """By a relative path, whatever folder it lies in."""
+    paths = sorted(CONFIGS.parent.rglob("*.yaml"))
+    assert len(paths) >= 29
+    for path in paths:
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        steps = "../" * len(path.parent.relative_to(CONFIGS.parent).parts)
+        assert first == f"# yaml-language-server: $schema={steps}hybridgen.schema.json", path
+
+
+def test_the_page_on_editors_names_what_exists() -> None:
+    page = (ROOT / "docs" / "editors.md").read_text(encoding="utf-8")
+    tests = (ROOT / "tests" / "editor" / "test_language_server.py").read_text(encoding="utf-8")
+    for words in ("yaml-language-server@1.25.0", "HYBRIDGEN_NODE_MODULES"):
+        assert words in page
+        assert words in tests
+    assert (ROOT / "configs" / "hybridgen.schema.json").is_file()
