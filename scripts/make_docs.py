@@ -9,7 +9,7 @@ from typing import Any
 from hybridgen.interop import x_transformers_arguments as arguments
 from hybridgen.interop import x_transformers_options as options
 from hybridgen.spec.document import SUGAR
-from hybridgen.spec.schema import PARTIAL, json_schema
+from hybridgen.spec.schema import SAME, TITLES, grammar, json_schema
 
 ROOT = Path(__file__).parent.parent
 SCHEMA = ROOT / "configs" / "hybridgen.schema.json"
@@ -40,36 +40,6 @@ that are no fields.
 Left out here: in `backbone`, `attn_<field>` and `ssm_<field>` for any field of the two mixers; a reference such as
 `${backbone.d_model}` in place of any value.
 """
-TITLES = {
-    "ModelDocument": "Document",
-    "BackboneDocument": "Backbone",
-    "BlockDocument": "Block",
-    "OverrideDocument": "Override",
-    "AttentionDocument": "Mixer attention",
-    "Mamba1Spec": "Mixer mamba1",
-    "Mamba2Spec": "Mixer mamba2",
-    "MlpDocument": "MLP",
-    "NormSpec": "Norm",
-    "InitSpec": "Init",
-    "ResidualAttnSpec": "Residual attention",
-    "HiddenInputSpec": "Input hidden",
-    "TokensInputSpec": "Input tokens",
-    "CodebooksInputSpec": "Input codebooks",
-    "PatchesInputSpec": "Input patches",
-    "NoHeadSpec": "Head none",
-    "LmHeadSpec": "Head lm",
-    "ClassifierHeadSpec": "Head classifier",
-    "CodebooksHeadSpec": "Head codebooks",
-    "MambaSsmDocument": "Flat mamba-ssm document",
-}
-# Definitions that hold the same fields as another one, none of them required.
-SAME = {
-    "AttentionSection": "AttentionDocument",
-    "AttentionSpec": "AttentionDocument",
-    "Mamba1Section": "Mamba1Spec",
-    "Mamba2Section": "Mamba2Spec",
-    "MlpSection": "MlpDocument",
-}
 REFERENCE_TYPE = "Reference"
 
 Schema = Mapping[str, Any]
@@ -147,11 +117,10 @@ def section(title: str, schema: Schema) -> str:
 
 def reference_text() -> str:
     """Returns the text of docs/spec_reference.md."""
-    parts = json_schema()["$defs"]
-    whole = {name for name in parts if not name.startswith(PARTIAL)}
-    unnamed = whole - set(TITLES) - set(SAME) - {REFERENCE_TYPE}
+    parts = grammar(hints=False)
+    unnamed = set(parts) - set(TITLES) - set(SAME)
     if unnamed:
-        raise SystemExit(f"scripts/make_docs.py: give a title to {', '.join(sorted(unnamed))}")
+        raise SystemExit(f"hybridgen/spec/schema.py: give a title to {', '.join(sorted(unnamed))}")
     return "\n".join([HEADER, *(section(title, parts[name]) for name, title in TITLES.items())])
 
 

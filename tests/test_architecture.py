@@ -34,7 +34,7 @@ ARROWS = {
     "curves": {"errors", "spec", "costs", "output_file"},
     "cli": PARTS_OF_A_MODEL
     | {"__init__", "allocator", "ops", "builder", "checkpoint", "export", "interop", "vision", "weight_files"}
-    | {"costs", "drawing", "comparison", "curves"},
+    | {"costs", "drawing", "comparison", "curves", "output_file"},
 }
 PUBLIC_NAMES = "__init__"  # hybridgen/__init__.py imports any part, but only when a name is used
 OPTIONAL = {

@@ -24,7 +24,12 @@ MAX_KEY = 256
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # Text that can be something else than a string: a number, or one of the short words for true, false and null.
-_MAYBE_TYPED = re.compile(r"(?![^:]*:$)([-+.~0-9][0-9A-Za-z_.+:-]{0,63}|[A-Za-z]{1,5})?")
+_MAYBE_TYPED = re.compile(
+    r"(?![^:]*:$)([-+.~0-9][0-9A-Za-z_.+:-]{0,63}|(?i:y|n|yes|no|on|off|true|false|null|nan|inf))?"
+)
+# Those that every reader of YAML understands alike. OmegaConf takes longer to load than the rest of a check takes.
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(\.[0-9]{1,20}(?:e[-+][0-9]{1,2})?)?")
+_WORDS: dict[str, Scalar] = {"true": True, "false": False, "null": None}
 
 
 class ParsedText(NamedTuple):
@@ -113,14 +118,18 @@ def _is_plain(event: Any) -> bool:
 def _meanings(events: Iterable[Any]) -> dict[str, Scalar]:
     """What OmegaConf reads in every plain scalar that might be more than text."""
     texts = {event.value: None for event in events if _is_plain(event) and _MAYBE_TYPED.fullmatch(event.value)}
-    return dict(_omegaconf_scalars(list(texts)))
+    meanings: dict[str, Scalar] = {text: _WORDS[text] for text in texts if text in _WORDS}
+    for text in texts:
+        if number := _NUMBER.fullmatch(text):
+            meanings[text] = float(text) if number[1] else int(text)
+    return meanings | dict(_omegaconf_scalars([text for text in texts if text not in meanings]))
 
 
 def _omegaconf_scalars(texts: list[str]) -> Iterator[tuple[str, Scalar]]:
-    from omegaconf import OmegaConf
-
     if not texts:
         return
+    from omegaconf import OmegaConf
+
     try:
         values = OmegaConf.to_container(OmegaConf.create("\n".join(f"- {text}" for text in texts)))
     except (ValueError, OverflowError):  # such as `0x_`: matched like a number, and none

@@ -30,6 +30,27 @@ def test_schema_is_printed_or_written(hybridgen: Program, tmp_path: Path) -> Non
     jsonschema.Draft202012Validator.check_schema(json.loads(printed.out))
 
 
+def test_schema_replaces_a_file_and_makes_its_folder(hybridgen: Program, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "schema.json"
+    for _ in range(2):
+        assert hybridgen("schema", "-o", path).status == 0
+        assert [file.name for file in path.parent.iterdir()] == ["schema.json"]
+        json.loads(path.read_text(encoding="utf-8"))
+        path.write_text("an older one", encoding="utf-8")
+
+
+def test_what_cannot_be_written_is_worded(hybridgen: Program, tmp_path: Path) -> None:
+    result = hybridgen("schema", "-o", tmp_path)
+    words = f"{tmp_path}: is a directory; name a file, such as {tmp_path / 'hybridgen.schema.json'}\n"
+    assert (result.status, result.out, result.err) == (2, "", words)
+    below_a_file = tmp_path / "file" / "schema.json"
+    below_a_file.parent.write_text("kept", encoding="utf-8")
+    result = hybridgen("schema", "-o", below_a_file)
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith(f"{below_a_file}: cannot be written: ")
+    assert below_a_file.parent.read_text(encoding="utf-8") == "kept"
+
+
 def test_shipped_schema_is_up_to_date(hybridgen: Program) -> None:
     assert (CONFIGS.parent / "hybridgen.schema.json").read_text(encoding="utf-8") == hybridgen("schema").out
 
@@ -49,3 +70,22 @@ def test_every_field_of_the_reference_has_a_meaning(make_docs: ModuleType) -> No
 def test_shipped_models_fit_the_schema(hybridgen: Program, path: Path) -> None:
     document = OmegaConf.to_container(OmegaConf.load(path))
     jsonschema.validate(document, json.loads(hybridgen("schema").out), jsonschema.Draft202012Validator)
+
+
+def test_every_shipped_file_names_the_schema_that_lies_above_it() -> None:
+    """By a relative path, whatever folder it lies in."""
+    paths = sorted(CONFIGS.parent.rglob("*.yaml"))
+    assert len(paths) >= 29
+    for path in paths:
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        steps = "../" * len(path.parent.relative_to(CONFIGS.parent).parts)
+        assert first == f"# yaml-language-server: $schema={steps}hybridgen.schema.json", path
+
+
+def test_the_page_on_editors_names_what_exists() -> None:
+    page = (ROOT / "docs" / "editors.md").read_text(encoding="utf-8")
+    tests = (ROOT / "tests" / "editor" / "test_language_server.py").read_text(encoding="utf-8")
+    for words in ("yaml-language-server@1.25.0", "HYBRIDGEN_NODE_MODULES"):
+        assert words in page
+        assert words in tests
+    assert (ROOT / "configs" / "hybridgen.schema.json").is_file()

@@ -1,7 +1,13 @@
 """YAML text: values as OmegaConf reads them, places of keys and values, and plain words for what is no YAML."""
 
+import itertools
+import string
+
 import pytest
 import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from hybridgen.spec import source_tree, yaml_text
 from hybridgen.spec.places import Place
@@ -53,6 +59,32 @@ def test_scalars_mean_what_omegaconf_says(text, value):
     read = data_of(f"key: {text}")["key"]
     assert read == value
     assert type(read) is type(value)
+
+
+def assert_read_as_omegaconf_does(texts):
+    """Values and their types; OmegaConf also keeps a list of texts as it is."""
+    written = "\n".join(f"- {text}" for text in texts)
+    ours, theirs = data_of(f"values:\n{written}")["values"], OmegaConf.to_container(OmegaConf.create(written))
+    assert [(value, type(value)) for value in ours] == [(value, type(value)) for value in theirs]
+
+
+def test_short_words_are_read_as_omegaconf_does():
+    letters = string.ascii_letters
+    assert_read_as_omegaconf_does(["".join(word) for n in (1, 2) for word in itertools.product(letters, repeat=n)])
+    words = ["yes", "no", "on", "off", "true", "false", "null", "nan", "inf", "none", "lm", "rms", "auto", "silu"]
+    cases = [[word, word.upper(), word.capitalize(), word[0] + word[1:].upper()] for word in words]
+    assert_read_as_omegaconf_does([text for case in cases for text in case if text not in ("nan", "NaN")])
+
+
+@given(st.from_regex(r"-?[0-9]{1,20}(\.[0-9]{0,22})?([eE][-+]?[0-9]{1,3})?", fullmatch=True))
+@example("-0")
+@example("-0.0")
+@example("00")
+@example("1.")
+@example("1.5e-5")
+@settings(max_examples=300, deadline=None)
+def test_numbers_are_read_as_omegaconf_does(text):
+    assert_read_as_omegaconf_does([text, "x"])
 
 
 def test_a_list_of_all_kinds_of_scalars_keeps_its_order():
