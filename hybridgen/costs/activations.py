@@ -136,10 +136,7 @@ class Parts:
             return self._selective_scan(u, dt_b_c, None, spec, d_inner)
 
         y = self.over_directions(spec, (values, *(projected or ())), scan)
-        y = tape.one([y], size) if spec.divide_out else y
-        return self.scaled(
-            self.linear(self.gated(y, z, size), d_inner, d_model), spec.layer_scale is not None
-        )
+        return self.scaled(self.linear(self.gated(y, z, size), d_inner, d_model), spec.layer_scale is not None)
 
     def over_directions(self, spec: ScanningSpec, given: tuple[Value, ...], scan: Callable[..., Value]) -> Value:
         """`mixers.directions.sum_over_directions`: a copy of what is read for each order that moves tokens."""
@@ -150,12 +147,25 @@ class Parts:
             part = None
             for _ in range(orders.count(base)):
                 y = scan(*laid_out)
-                part = y if part is None else tape.one([part, y], y.size, same=True)
+                part = y if part is None else self._added(part, y)
             assert part is not None, "each base has a direction"
             part = part if base == "row" else tape.one([part], part.size)
-            total = part if total is None else tape.one([total, part], part.size, same=True)
+            total = part if total is None else self._added(total, part)
         assert total is not None, "there is a direction"
+        return self._halved(total) if spec.divide_out else total
+
+    def _added(self, one: Value, other: Value) -> Value:
+        """A sum that takes the place of both."""
+        total = self.tape.one([one, other], one.size, same=True)
+        self.tape.forget(one)
+        self.tape.forget(other)
         return total
+
+    def _halved(self, x: Value) -> Value:
+        """A product with a number that takes the place of x."""
+        y = self.tape.one([x], x.size)
+        self.tape.forget(x)
+        return y
 
     def _dt_b_c(self, u: Value, spec: Mamba1Spec, d_model: int) -> tuple[Value, Value, Value]:
         tape, sizes, d_inner = self.tape, self.sizes, spec.d_inner(d_model)
@@ -207,7 +217,6 @@ class Parts:
             return self._ssd(xbc, dt, spec, (d_ssm, d_bc, heads), next(is_reversed).endswith("_reverse"))
 
         y = self.over_directions(spec, (xbc, dt), scan)
-        y = tape.one([y], sizes.tokens(d_ssm)) if spec.divide_out else y
         y = self._gated_norm(y, z, d_ssm, spec) if spec.rmsnorm else self.gated(y, z, sizes.tokens(d_ssm))
         if d_mlp:
             gate = self.gated(x0, z0, sizes.tokens(d_mlp))

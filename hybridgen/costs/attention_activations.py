@@ -21,6 +21,7 @@ class Carried:
         keys: Their keys.
         layers: Layers in the chain.
         table: The chain's table of scores, where it holds one; its gradient is the second table.
+        scores: Those of the last layer, where each makes a table of its own.
         values: Values of the first attention layer, with value residual.
         chain: Queries and keys that choose what selective layers hide.
         used: Those that the last of them went by.
@@ -30,18 +31,19 @@ class Carried:
     keys: tuple[Value, ...] = ()
     layers: int = 0
     table: Value | None = None
+    scores: Value | None = None
     values: Value | None = None
     chain: tuple[Value, ...] = ()
     used: tuple[Value, ...] = ()
 
     def handed_on(self) -> tuple[Value, ...]:
         """The values in it, oldest first."""
-        first = () if self.values is None else (self.values,)
-        return (*first, *self.queries, *self.keys, *self.chain, *self.used)
+        single = tuple(one for one in (self.values, self.scores) if one is not None)
+        return (*single, *self.queries, *self.keys, *self.chain, *self.used)
 
     def without_scores(self) -> "Carried":
         """The same with an empty chain of residual attention."""
-        return replace(self, queries=(), keys=(), layers=0, table=None)
+        return replace(self, queries=(), keys=(), layers=0, table=None, scores=None)
 
 
 @dataclass(frozen=True)
@@ -110,10 +112,12 @@ class AttentionParts:
             return self._attend_residual(residual, q, k, v, carried)
         if self.spec.changes_scores():
             if self.spec.dropout:
-                return self._flat(self._attend_densely([q], [k], v)), carried
+                return self._attend_densely(q, k, v), carried
             return self._attend_selecting(q, k, v, carried)
         if self.spec.dropout:
-            return self._attend_densely([q], [k], v), carried
+            # PyTorch's own way without a fused kernel: weights, mask and what is left of the weights.
+            tables = {"extra": 3 * self._scores(), "backward_work": self._scores()}
+            return self.parts.tape.one([q, k, v], q.size, saves=[q, k, v], **tables), carried
         return self._attend_fused(q, k, v), carried
 
     def _attend_fused(self, q: Value, k: Value, v: Value) -> Value:
@@ -121,9 +125,13 @@ class AttentionParts:
         tape, sizes, spec = self.parts.tape, self.parts.sizes, self.spec
         T, window = sizes.length, spec.window
         sums = sizes.batch * spec.num_heads * T * 4
-        whole = window is None or T <= window if spec.causal else T <= _QUERY_BLOCK
+        # Scores and their gradients of one block of queries and keys, as the CPU kernel takes them.
+        scores = 2 * (256 if T >= 768 else 64) * min(T, 512) * 4
+        whole = window is None or window >= T if spec.causal else T <= _QUERY_BLOCK
         if whole:
-            y, _ = tape.do([q, k, v], q.size, sums, saves=[q, k, v], saves_outputs=[0, 1], is_product=True)
+            y, _ = tape.do(
+                [q, k, v], q.size, sums, saves=[q, k, v], saves_outputs=[0, 1], backward_work=scores, is_product=True
+            )
             return y
         # One call: its backward pass gives full gradients of keys and values for each block of queries.
         rows = -(-T // _QUERY_BLOCK)
@@ -133,7 +141,7 @@ class AttentionParts:
             masks = _QUERY_BLOCK * sum(seen) * sizes.width
         blocks, _ = tape.do(
             [q, k, v], q.size, sums, saves=[q, k, v], saves_outputs=[0, 1], extra=masks,
-            backward_work=q.size + (k.size + v.size if rows > 1 else 0), is_product=True,
+            backward_work=scores + q.size + (k.size + v.size if rows > 1 else 0), is_product=True,
         )  # fmt: skip
         return self._flat(tape.one([blocks], q.size, same=True))
 
@@ -184,12 +192,10 @@ class AttentionParts:
             carried = carried.without_scores()
         layers = carried.layers + 1
         if residual.carry == "upstream" or self.spec.dropout:
-            # Sums of scores are tables that autograd follows.
-            y = self._attend_densely([q], [k], v, hands_on=True)
-            return self._flat(y), replace(carried, layers=layers)
+            y, scores = self._attend_with_scores(q, k, v, carried.scores, residual.carry == "upstream")
+            return self._flat(y), replace(carried, layers=layers, scores=scores)
         if not carried.layers and self._fits_a_table(residual):
-            sizes = self.parts.sizes
-            size = sizes.batch * self.spec.num_heads * sizes.length**2 * sizes.wide
+            size = self._scores()
             table = Value(self.parts.tape.take(size), size)
             self.parts.tape.opens(table)
             carried = replace(carried, table=table)
@@ -203,10 +209,8 @@ class AttentionParts:
     def _fits_a_table(self, residual: ResidualAttnSpec) -> bool:
         if residual.training != "auto":
             return residual.training == "table" and self.holds_tables
-        sizes = self.parts.sizes
-        size = sizes.batch * self.spec.num_heads * sizes.length**2 * sizes.wide
         is_long = residual.every is None and residual.cross_block
-        return is_long and 2 * size <= TABLE_BYTES and self.holds_tables
+        return is_long and 2 * self._scores() <= TABLE_BYTES and self.holds_tables
 
     def _attend_in_place(self, table: Value, q: Value, k: Value, v: Value) -> Value:
         """`ops.selective_attention.in_place`: blocks of 128 queries, keys and values in float32."""
@@ -222,13 +226,31 @@ class AttentionParts:
         )  # fmt: skip
         return y
 
-    def _attend_densely(self, q: list[Value], k: list[Value], v: Value, hands_on: bool = False) -> Value:
-        """Scores and weights as whole tables that autograd keeps, as dropout of weights needs them."""
-        sizes, spec = self.parts.sizes, self.spec
-        scores = sizes.batch * spec.num_heads * sizes.length**2 * sizes.wide
-        inputs = [*q, *k, v]
-        tables = 4 + hands_on
-        y = self.parts.tape.one(
-            inputs, q[0].size, saves=inputs, extra=tables * scores, work=scores, backward_work=3 * scores
+    def _scores(self) -> int:
+        """Bytes of a table (B, H, T, T) in float32."""
+        sizes = self.parts.sizes
+        return sizes.batch * self.spec.num_heads * sizes.length**2 * sizes.wide
+
+    def _attend_densely(self, q: Value, k: Value, v: Value) -> Value:
+        """`blocks.attend_densely` with dropout: logits, weights, mask, what is left; and G, which is of one head."""
+        table = self._scores()
+        hidden = 2 * table // self.spec.num_heads if self.spec.selective else 0
+        return self._flat(
+            self.parts.tape.one(
+                [q, k, v], q.size, saves=[q, k, v], extra=4 * table + hidden, backward_work=table + hidden
+            )
         )
-        return y
+
+    def _attend_with_scores(
+        self, q: Value, k: Value, v: Value, before: Value | None, hands_on_logits: bool
+    ) -> tuple[Value, Value]:
+        """The same with a sum of scores, or logits, that autograd follows from layer to layer."""
+        table = self._scores()
+        inputs = [q, k, v] if before is None else [q, k, v, before]
+        tables = 3 if self.spec.dropout else 1
+        y, scores = self.parts.tape.do(
+            inputs, q.size, table, saves=[q, k, v], saves_outputs=[1] if hands_on_logits else [],
+            extra=(tables if hands_on_logits else tables + 1) * table,
+            backward_work=(2 if hands_on_logits else 1) * table,
+        )  # fmt: skip
+        return y, scores

@@ -84,7 +84,7 @@ class _Checkpoint:
 
     def backward(self, tape: "Tape") -> None:
         outer, tape.entries = tape.entries, []
-        tape.results, tape.uses_results = self.results, True
+        tape.results, tape.uses_results = self.results, bool(self.results)
         mark = tape.begin()
         outputs = self.run()
         tape.results, tape.uses_results = [], False

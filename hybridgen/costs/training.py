@@ -186,7 +186,7 @@ class _Step:
             if not is_second:
                 given = (branch, residual)
                 branch, residual = self._turned(branch, residual)
-            before = [value for value in (*given, branch, residual) if value is not None]
+            before = [value for value in (*given, branch, residual, *carried.handed_on()) if value is not None]
             mark = tape.begin()
             if is_second:
                 branch, residual = self._second(index, given, (branch, residual))
@@ -324,9 +324,7 @@ class _Step:
         both, size = [branch, residual], self.sizes.tokens(self.d_model)
         return self.tape.one(both, size, saves=both, shared=residual.size == branch.size)
 
-    def _leave(
-        self, branch: Value, residual: Value | None, ends: bool, index: int
-    ) -> tuple[Value, Value | None]:
+    def _leave(self, branch: Value, residual: Value | None, ends: bool, index: int) -> tuple[Value, Value | None]:
         """The norm behind a branch."""
         if self.stack.norm_placement == "pre" or (self.norms_sum and ends):
             return branch, residual

@@ -1,7 +1,8 @@
 """The stack of layers between the embeddings and the head."""
 
-from collections.abc import Collection, Sequence
-from typing import cast
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Shaped
@@ -50,6 +51,8 @@ class Backbone(nn.Module):
         causal = all(layer.mixer is None or layer.mixer.is_causal() for layer in stack.layers)
         self.hands_on_scores = stack.residual_attn is not None and causal
         shares = any(getattr(layer.mixer, "selection_from", "self") != "self" for layer in stack.layers)
+        # Calls a layer with its arguments, in training; set by `model.checkpointing`.
+        self.run_layer: Callable[..., Any] | None = None
         self.hands_on = stack.residual_attn is not None or stack.value_residual != "none" or shares
         count = len(stack.layers)
         kinds = [isinstance(layer.mixer, AttentionSpec) for layer in stack.layers]
@@ -156,10 +159,27 @@ class Backbone(nn.Module):
                 branch, residual = self._second(layer, given, (branch, residual), stream, backwards, skips[index])
             else:
                 given = (branch, residual)
-                branch, residual, carry = layer(branch, residual, stream, memory, span, carry, skips[index])
+                arguments = (branch, residual, stream, memory, span, carry, skips[index])
+                branch, residual, carry = self._call(layer, *arguments)
             if index in wanted:
                 found[index] = added(branch, residual).to(branch.dtype)
         return branch, residual, found
+
+    def _call(
+        self,
+        layer: nn.Module,
+        branch: Tensor,
+        residual: Tensor | None,
+        stream: torch.dtype,
+        state: MixerState | None,
+        *rest: Any,
+    ) -> tuple[Tensor, Tensor | None, Carry | None]:
+        """Runs a layer, which keeps less for the backward pass if it is checkpointed."""
+        run: Callable[..., Any] = layer
+        if self.run_layer is not None and state is None and torch.is_grad_enabled():
+            run = partial(self.run_layer, layer)
+        result: tuple[Tensor, Tensor | None, Carry | None] = run(branch, residual, stream, state, *rest)
+        return result
 
     def _second(
         self,
@@ -181,7 +201,7 @@ class Backbone(nn.Module):
             skips: Whether to leave out its mixer, and its MLP.
         """
         branch, residual = (None if part is None else part.flip(1) for part in given)
-        branch, residual, _ = layer(branch, residual, stream, None, backwards, None, skips)
+        branch, residual, _ = self._call(layer, branch, residual, stream, None, backwards, None, skips)
         share = 0.5 if self.halves_pairs else 1.0
         assert residual is not None, "every layer of a pair hands on a stream"
         assert first[1] is not None, "every layer of a pair hands on a stream"

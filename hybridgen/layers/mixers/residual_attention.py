@@ -42,6 +42,8 @@ class ResidualAttention(Attention):
     ) -> None:
         super().__init__(spec, d_model, norm, values, is_first)
         self.residual = residual
+        # Whether the backward pass runs the layer a second time, which one table of scores cannot follow.
+        self.runs_again = False
         self.reach = None
 
     def _attend(
@@ -126,7 +128,8 @@ class ResidualAttention(Attention):
             # graph cannot follow a table that layers change in turn.
             is_long = self.residual.every is None and self.residual.cross_block
             fits = 2 * math.prod(shape) * wide.itemsize <= TABLE_BYTES
-            training = "table" if is_long and fits and not torch.compiler.is_compiling() else "products"
+            holds = is_long and fits and not self.runs_again
+            training = "table" if holds and not torch.compiler.is_compiling() else "products"
         return ScoreCarry(0, table=ScoreTable(q.new_empty(shape, dtype=wide))) if training == "table" else ScoreCarry(0)
 
     def _remember(self, state: AttentionState, hidden: Tensor | None, G: Float[Tensor, "B T S"], offset: int) -> None:
