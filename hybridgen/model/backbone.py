@@ -200,8 +200,8 @@ class Backbone(nn.Module):
             backwards: Where the reversed tokens stand.
             skips: Whether to leave out its mixer, and its MLP.
         """
-        branch, residual = (None if part is None else part.flip(1) for part in given)
-        branch, residual, _ = self._call(layer, branch, residual, stream, None, backwards, None, skips)
+        before = None if given[1] is None else given[1].flip(1)
+        branch, residual, _ = self._call(layer, given[0].flip(1), before, stream, None, backwards, None, skips)
         share = 0.5 if self.halves_pairs else 1.0
         assert residual is not None, "every layer of a pair hands on a stream"
         assert first[1] is not None, "every layer of a pair hands on a stream"
