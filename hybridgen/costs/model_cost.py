@@ -19,9 +19,9 @@ from hybridgen.costs.results import (
     PartCost,
     Setting,
     StateBytes,
-    TrainingMemory,
 )
 from hybridgen.costs.state import BYTES, Room, can_decode, crossover, memory_tokens, state_bytes
+from hybridgen.costs.training import activations, share, training_memory
 from hybridgen.errors import HybridgenError
 from hybridgen.spec import LayerSpec, ModelSpec
 from hybridgen.spec.ends import PatchesInputSpec
@@ -73,7 +73,13 @@ def cost(
         parts.append(renamed(layers[key], f"layers.{index}"))
     last_norm = Parameters(norm=last_norm_parameters(spec.backbone))
     parts += [PartCost("norm_f", "norm", parameters=last_norm), _head(spec, setting)]
-    return ModelCost(spec.name, setting, tuple(parts), TrainingMemory(), can_decode(spec), crossover(spec, dtype))
+    parameters = sum(part.parameters.total for part in parts)
+    found = activations(spec, setting)
+    memory = training_memory(spec, setting, parameters, found)
+    whole = tuple(
+        renamed(part, part.name, share(kept, tensor_shards)) for part, kept in zip(parts, found.kept, strict=True)
+    )
+    return ModelCost(spec.name, setting, whole, memory, can_decode(spec), crossover(spec, dtype), found.written)
 
 
 def kind_of(layer: LayerSpec) -> str:
@@ -81,7 +87,7 @@ def kind_of(layer: LayerSpec) -> str:
     return "mlp" if layer.mixer is None else layer.mixer.type
 
 
-def renamed(part: PartCost, name: str) -> PartCost:
+def renamed(part: PartCost, name: str, activations: int = 0) -> PartCost:
     """The same costs under another name; `dataclasses.replace` takes four times as long."""
     return PartCost(
         name,
@@ -92,7 +98,7 @@ def renamed(part: PartCost, name: str) -> PartCost:
         part.decode,
         part.training,
         part.state,
-        part.activations,
+        activations,
     )
 
 

@@ -95,14 +95,15 @@ class StateBytes(Amounts):
 
 @dataclass(frozen=True, slots=True)
 class TrainingMemory(Amounts):
-    """Bytes that one device holds at the worst moment of a training step.
+    """Bytes that one device holds at the worst moment of a training step. The rules are in `costs.training`.
 
     Attributes:
         weights: Weights that the model computes with.
-        gradients: Their gradients.
+        gradients: Their gradients, all of them there throughout, as where several steps are added up.
         optimizer: AdamW's two moments in float32, and the float32 master weights under mixed precision.
-        activations: What the layers keep for the backward pass, and the largest working set of one layer.
-        logits: Logits, their gradient, and what the loss makes of them.
+        activations: What else is held at that moment: what is kept for the backward pass, and what an operation works
+            with.
+        logits: The logits at that moment, their gradient, and what the loss makes of them.
     """
 
     weights: int = 0
@@ -192,6 +193,7 @@ class ModelCost:
         has_state: Whether the model can decode; where not, all bytes of state are 0.
         crossover: Tokens at which keys and values take as many bytes as the states of scans and convolutions; None if
             there is no such length.
+        written: Bytes of all that the operations of a forward pass make, and of its loss.
     """
 
     model: str | None
@@ -200,6 +202,7 @@ class ModelCost:
     memory: TrainingMemory
     has_state: bool = True
     crossover: int | None = None
+    written: int = 0
     _sums: dict[str, PartCost] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -256,6 +259,7 @@ class ModelCost:
             "memory": {**asdict(self.memory), "total": self.memory.total},
             "has_state": self.has_state,
             "crossover": self.crossover,
+            "written": self.written,
         }
 
 

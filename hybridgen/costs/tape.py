@@ -104,6 +104,7 @@ class Tape:
 
     Attributes:
         level: Bytes held now.
+        written: Bytes of all that was ever made.
         peak: The most that were held at once.
         marked: Bytes held now of values made while it `marks`, and of their gradients.
         marked_at_peak: The same at the peak.
@@ -116,6 +117,7 @@ class Tape:
     """
 
     level: int = 0
+    written: int = 0
     peak: int = 0
     marked: int = 0
     marked_at_peak: int = 0
@@ -131,6 +133,7 @@ class Tape:
         """Allocates."""
         memory = Memory(size, is_marked or self.marks)
         self.level += size
+        self.written += size
         self.marked += size * memory.is_marked
         self.touch()
         return memory

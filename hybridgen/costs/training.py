@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from hybridgen.costs.activations import Parts, Sizes
 from hybridgen.costs.attention_activations import AttentionParts, Carried
 from hybridgen.costs.results import Setting, TrainingMemory
+from hybridgen.costs.state import BYTES
 from hybridgen.costs.tape import Tape, Value
 from hybridgen.spec.ends import (
     ClassifierHeadSpec,
@@ -23,8 +24,6 @@ from hybridgen.spec.mamba import Mamba1Spec, Mamba2Spec
 from hybridgen.spec.mixers import AttentionSpec
 from hybridgen.spec.model import LayerSpec, ModelSpec
 
-WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-"""Bytes of a number."""
 _FLOAT32 = 4
 
 
@@ -35,43 +34,43 @@ class Activations:
     Attributes:
         peak: Bytes at the worst moment.
         logits: Those of them that belong to logits: themselves, their gradients, what the loss makes of them.
+        written: Bytes of all that the forward pass makes, loss included.
         kept: What each part keeps for the backward pass: the embedding, every layer, the last norm, the head.
     """
 
     peak: int
     logits: int
+    written: int
     kept: tuple[int, ...]
 
 
-def training_memory(spec: ModelSpec, setting: Setting, parameters: int) -> tuple[TrainingMemory, tuple[int, ...]]:
+def training_memory(spec: ModelSpec, setting: Setting, parameters: int, found: Activations) -> TrainingMemory:
     """Works out the memory of a training step on one device.
 
     Args:
         spec: The model.
         setting: As for `cost`.
         parameters: Numbers in its weights, a tied one once.
-
-    Returns:
-        The memory, and what each part keeps for the backward pass, in the order of `ModelCost.parts`.
+        found: What `activations` returns for both.
     """
-    found = activations(spec, setting)
-    width, wide = WIDTHS[setting.dtype], float32_numbers(spec)
+    width, wide = BYTES[setting.dtype], float32_numbers(spec)
     least = max(width, _FLOAT32)
     weights = (parameters - wide) * width + wide * least
     master = (parameters - wide) * _FLOAT32 if width < _FLOAT32 else 0
     shards = setting.data_shards * setting.tensor_shards
 
-    def share(size: int, among: int) -> int:
-        return -(-size // among)
-
-    memory = TrainingMemory(
+    return TrainingMemory(
         weights=share(weights, shards),
         gradients=share(weights, shards),
         optimizer=share(2 * parameters * least + master, shards),
         activations=share(found.peak - found.logits, setting.tensor_shards),
         logits=share(found.logits, setting.tensor_shards),
     )
-    return memory, tuple(share(size, setting.tensor_shards) for size in found.kept)
+
+
+def share(size: int, among: int) -> int:
+    """The part of one of several devices, rounded up."""
+    return -(-size // among)
 
 
 def float32_numbers(spec: ModelSpec) -> int:
@@ -95,7 +94,7 @@ def _float32_of(layer: LayerSpec, d_model: int) -> int:
 
 def activations(spec: ModelSpec, setting: Setting) -> Activations:
     """Follows a training step of `batch_size` rows of `seq_len` tokens on one device without shards."""
-    width = WIDTHS[setting.dtype]
+    width = BYTES[setting.dtype]
     length = setting.seq_len
     if isinstance(spec.input, TokensInputSpec):
         length += spec.input.memory_tokens
@@ -138,11 +137,12 @@ class _Step:
         hidden = self._layers(x)
         loss = self._loss(hidden)
         self._note()
+        written = tape.written
         loss.grad = tape.take(0)
         tape.backward()
         ends = [0, *self.kept]
         kept = tuple(after - before for before, after in zip(ends, self.kept, strict=False))
-        return Activations(tape.peak, tape.marked_at_peak, kept)
+        return Activations(tape.peak, tape.marked_at_peak, written, kept)
 
     def _note(self) -> None:
         self.kept.append(self.tape.level)
