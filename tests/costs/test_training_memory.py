@@ -32,7 +32,7 @@ STACKS = {
     "zonos": ZONOS,
     "mamba2attn": MAMBA2ATTN,
 }
-SIZES = {"small": (256, 4, 2, 512, "float32"), "large": (512, 6, 1, 1024, "bfloat16")}
+SIZES = {"small": (256, 4, 2, 512, "float32"), "large": (384, 5, 1, 768, "bfloat16")}
 
 
 def spec_of(backbone, d_model=256, n_layer=4, **ends):
@@ -108,14 +108,13 @@ DETAILS = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("detail", DETAILS)
-def test_every_detail_of_a_stack_is_in_the_activations(detail, dtype):
+def test_every_detail_of_a_stack_is_in_the_activations(detail):
     """Within a tenth, whatever the layers and the ends of the model do."""
     backbone, ends = DETAILS[detail]
     spec = spec_of(backbone, n_layer=3 if detail != "pairs" else 4, **ends)
-    model = hg.build(spec, dtype=getattr(torch, dtype))
-    assert worked_out(spec, 512, 1, dtype) == pytest.approx(training_peak(model, 1, 512), rel=0.10)
+    model = hg.build(spec)
+    assert worked_out(spec, 512, 1, "float32") == pytest.approx(training_peak(model, 1, 512), rel=0.10)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
