@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hybridgen.export import export_onnx as export_onnx
     from hybridgen.export import export_program as export_program
     from hybridgen.layers.selection_memory import selection_memory as selection_memory
+    from hybridgen.model.checkpointing import checkpoint_layers as checkpoint_layers
     from hybridgen.model.generate import generate as generate
     from hybridgen.model.model import base_model as base_model
     from hybridgen.ops.backends import use_backend as use_backend
@@ -56,6 +57,7 @@ _HOMES = {
     "UnsupportedError": "hybridgen.errors",
     "export_onnx": "hybridgen.export",
     "export_program": "hybridgen.export",
+    "checkpoint_layers": "hybridgen.model.checkpointing",
     "generate": "hybridgen.model.generate",
     "base_model": "hybridgen.model.model",
     "selection_memory": "hybridgen.layers.selection_memory",

@@ -18,6 +18,7 @@ from hybridgen.errors import HybridgenError
 
 if TYPE_CHECKING:
     from hybridgen.costs import ModelCost, PartCost
+    from hybridgen.costs.devices import Estimate, Roofline
     from hybridgen.costs.results import Flops
 
 _FACTORS = {"": 1, "k": 1024, "M": 1024**2}
@@ -53,6 +54,9 @@ def cost(
     checkpointing: Annotated[Recompute, typer.Option(help="What training computes again.")] = Recompute.none,
     data_shards: Annotated[int, typer.Option(help="Devices that share weights and optimiser states.")] = 1,
     tensor_shards: Annotated[int, typer.Option(help="Devices that share every matrix product.")] = 1,
+    device: Annotated[
+        str | None, typer.Option(help="Estimate speed and fit: h100, a100-80gb ..., or a YAML file of a device.")
+    ] = None,
     per_layer: Annotated[bool, typer.Option("--per-layer", help="Print a row per run of equal layers.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print everything as JSON: an object, or a list for several lengths.")
@@ -61,7 +65,9 @@ def cost(
 ) -> None:
     """Show what a model costs, from its document alone: parameters, FLOPs, caches, memory. Nothing is built."""
     from hybridgen import costs
+    from hybridgen.costs.devices import read_device, roofline
 
+    target = None if device is None else read_device(device)
     spec = read_model(model, overrides or (), allow_env)
     found = [
         costs.cost(
@@ -76,18 +82,24 @@ def cost(
         )
         for length in (lengths(seq_len) if seq_len is not None else [None])
     ]
+    estimates = [None if target is None else roofline(one, target) for one in found]
     if as_json:
-        plain = [one.to_dict() for one in found]
+        plain = [
+            one.to_dict() | ({} if estimate is None else {"roofline": estimate.to_dict()})
+            for one, estimate in zip(found, estimates, strict=True)
+        ]
         typer.echo(json.dumps(plain[0] if len(plain) == 1 else plain, indent=2))
         return
     _print_conventions(found)
     if len(found) > 1:
         _print_lengths(found)
+        _print_rooflines(found, estimates)
         return
     _print_parts(found[0], per_layer)
     typer.echo()
     _print_flops(found[0])
     _print_facts(found[0])
+    _print_rooflines(found, estimates)
 
 
 def lengths(text: str) -> list[int]:
@@ -157,7 +169,7 @@ def _print_parts(cost: "ModelCost", per_layer: bool) -> None:
 
 def _runs(cost: "ModelCost") -> "list[list[PartCost]]":
     """Parts that follow each other and cost the same."""
-    return [list(run) for _, run in groupby(cost.parts, key=lambda part: replace(part, name=part.kind))]
+    return [list(run) for _, run in groupby(cost.parts, key=lambda part: replace(part, name=part.kind, activations=0))]
 
 
 def _place(run: "Sequence[PartCost]") -> str:
@@ -214,3 +226,29 @@ def _print_lengths(found: "Sequence[ModelCost]") -> None:
     print_table(headings, rows, right=headings)
     typer.echo()
     _print_crossover(found[0])
+
+
+def _print_rooflines(found: "Sequence[ModelCost]", estimates: "Sequence[Roofline | None]") -> None:
+    """Prints what a device can reach at best, and whether the model fits."""
+    headings = ["tokens", "prefill", "decode", "training", "weights and state", "train memory"]
+    rows = []
+    for one, estimate in zip(found, estimates, strict=True):
+        if estimate is not None:
+            speeds = [_speed(part) for part in (estimate.prefill, estimate.decode, estimate.training)]
+            fits = [
+                f"{human_bytes(size)} {'fits' if fits else 'does not fit'}"
+                for size, fits in (
+                    (estimate.serving_bytes, estimate.serving_fits),
+                    (estimate.training_bytes, estimate.training_fits),
+                )
+            ]
+            rows.append([f"{one.setting.seq_len:,}", *speeds, *fits])
+    device = next((estimate.device for estimate in estimates if estimate is not None), None)
+    if device is not None:
+        typer.echo()
+        typer.echo(f"device: {device.name}; tokens a second at best, and what limits them")
+        print_table(headings, rows, right=headings)
+
+
+def _speed(estimate: "Estimate | None") -> str:
+    return "-" if estimate is None else f"{human_count(estimate.tokens_per_second)} ({estimate.bound})"

@@ -218,7 +218,7 @@ class Tape:
             kept = [self.results.pop(0)] if extra else []
         else:
             outputs = tuple(self.new(size) for size in sizes)
-            kept = [self.take(extra)] if extra and (self.records or is_product) else []
+            kept = [self.take(extra)] if extra else []
         self.touch(work)
         if self.records:
             saved = [self.hold(value.memory) for value in saves]
