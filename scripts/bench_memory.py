@@ -20,7 +20,7 @@ from tests.helpers.memory import training_peak  # noqa: E402
 MODELS = {
     "mamba-130m": ["backbone.n_layer=6", "input.vocab_size=8192"],
     "mamba2-130m": ["backbone.n_layer=6", "input.vocab_size=8192"],
-    "zonos-v0.1-hybrid": ["backbone.n_layer=5", "backbone.d_model=1024"],
+    "zonos-v0.1-hybrid": ["backbone.n_layer=5", "backbone.d_model=1024", "backbone.attn.num_heads=8"],
     "mamba2attn-2.7b": [
         "backbone.n_layer=4", "backbone.attn_layer_idx=[1,3]", "backbone.d_model=1280", "backbone.attn.num_heads=15",
         "input.vocab_size=8192",

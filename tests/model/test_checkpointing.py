@@ -90,7 +90,7 @@ def test_inference_and_states_are_as_ever():
     assert model.backbone.run_layer is None
 
 
-def test_what_cannot_be_is_refused():
+def test_what_cannot_be_is_refused(no_shape_checks):
     """An unknown kind, and a table that layers share."""
     model = model_of({**STACKS["residual attention"], "residual_attn": {"training": "table"}})
     with pytest.raises(HybridgenError, match="none, selective, full; given 'some'"):
