@@ -84,22 +84,25 @@ def cost(
     ]
     estimates = [None if target is None else roofline(one, target) for one in found]
     if as_json:
-        plain = [
-            one.to_dict() | ({} if estimate is None else {"roofline": estimate.to_dict()})
-            for one, estimate in zip(found, estimates, strict=True)
-        ]
-        typer.echo(json.dumps(plain[0] if len(plain) == 1 else plain, indent=2))
+        _print_json(found, estimates)
         return
     _print_conventions(found)
     if len(found) > 1:
         _print_lengths(found)
-        _print_rooflines(found, estimates)
-        return
-    _print_parts(found[0], per_layer)
-    typer.echo()
-    _print_flops(found[0])
-    _print_facts(found[0])
+    else:
+        _print_parts(found[0], per_layer)
+        typer.echo()
+        _print_flops(found[0])
+        _print_facts(found[0])
     _print_rooflines(found, estimates)
+
+
+def _print_json(found: "Sequence[ModelCost]", estimates: "Sequence[Roofline | None]") -> None:
+    plain = [
+        one.to_dict() | ({} if estimate is None else {"roofline": estimate.to_dict()})
+        for one, estimate in zip(found, estimates, strict=True)
+    ]
+    typer.echo(json.dumps(plain[0] if len(plain) == 1 else plain, indent=2))
 
 
 def lengths(text: str) -> list[int]:

@@ -121,7 +121,7 @@ def test_every_detail_of_a_stack_is_in_the_activations(detail):
 @pytest.mark.parametrize("stack", ["mamba1", "mamba2", "vim", "zonos"])
 def test_weights_take_what_the_parameters_take(stack, dtype):
     """A, D and the bias of dt are float32 in a bfloat16 model, and their bytes are exact."""
-    spec = spec_of(STACKS[stack], **LM)
+    spec = spec_of(STACKS[stack], **(LM if stack != "vim" else {}))
     model = hg.build(spec, dtype=getattr(torch, dtype), device="meta")
     weights = [one for _, one in model.named_parameters()]
     memory = hg.cost(spec, 128, dtype=dtype).memory
