@@ -85,7 +85,11 @@ def cost(
     estimates = [None if target is None else roofline(one, target) for one in found]
     if as_json:
         _print_json(found, estimates)
-        return
+    else:
+        _print_all(found, estimates, per_layer)
+
+
+def _print_all(found: "Sequence[ModelCost]", estimates: "Sequence[Roofline | None]", per_layer: bool) -> None:
     _print_conventions(found)
     if len(found) > 1:
         _print_lengths(found)
