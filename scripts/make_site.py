@@ -1,4 +1,4 @@
-"""Builds the site of docs/ with Zensical: `site/`, or with --check a folder that is thrown away. Any warning is an error.
+"""Builds the site of docs/ with Zensical: `site/`, or with --check a folder that is thrown away. Warnings are errors.
 
 The pages are written for two readers, a repository browser and the site. Links from docs/ to other files of the
 repository work in the first alone, so that the site gets a page for each such file, and the links go there.
