@@ -93,6 +93,17 @@ def test_site_asks_for_nothing_elsewhere(site: Path, browser: Browser) -> None: 
     assert [address for address in asked if not address.startswith("file:")] == []
 
 
+def test_colours_follow_the_system(site: Path, browser: Browser) -> None:  # noqa: F811
+    brightness = []
+    for scheme in ("light", "dark", "light"):
+        browser.prefer(scheme)
+        browser.open(site / "index.html")
+        color = browser.run("return getComputedStyle(document.body).backgroundColor")
+        brightness.append(int(re.findall(r"[0-9]+", color)[0]))
+    assert brightness[0] == brightness[2] > 200
+    assert brightness[1] < 60
+
+
 def test_pages_are_as_wide_as_a_phone(site: Path, browser: Browser) -> None:  # noqa: F811
     size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
