@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hybridgen.cli.arguments import AllowEnv, DType
+from hybridgen.cli.cost import Pairs, Recompute
 from hybridgen.cli.model_source import read_model
 from hybridgen.errors import HybridgenError
 
@@ -30,21 +31,6 @@ class Log(StrEnum):
     y = "y"
     xy = "xy"
     none = "none"
-
-
-class Causal(StrEnum):
-    """Pairs of tokens that attention counts."""
-
-    half = "half"
-    full = "full"
-
-
-class Checkpointing(StrEnum):
-    """What training computes again instead of keeping."""
-
-    none = "none"
-    selective = "selective"
-    full = "full"
 
 
 Models = Annotated[
@@ -72,7 +58,7 @@ SeqLen = Annotated[
     typer.Option(help="Tokens per row where depth or width is changed; 4k if not given.", show_default=False),
 ]
 Counted = Annotated[
-    Causal, typer.Option(help="Pairs of tokens that attention counts: those that a token may see, or all.")
+    Pairs, typer.Option(help="Pairs of tokens that attention counts: those that a token may see, or all.")
 ]
 
 
@@ -89,10 +75,10 @@ def plot(
     seq_len: SeqLen = None,
     batch_size: Annotated[int, typer.Option(help="Rows.")] = 1,
     dtype: Annotated[DType, typer.Option(help="Format of weights, activations and keys.")] = DType.bfloat16,
-    causal: Counted = Causal.half,
+    causal: Counted = Pairs.half,
     checkpointing: Annotated[
-        Checkpointing, typer.Option(help="What training computes again instead of keeping.")
-    ] = Checkpointing.none,
+        Recompute, typer.Option(help="What training computes again instead of keeping.")
+    ] = Recompute.none,
     allow_env: AllowEnv = False,
 ) -> None:
     """Draw what models cost against length, depth or width, from their documents alone, as a picture or a page."""
