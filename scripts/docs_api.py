@@ -20,6 +20,7 @@ Names are imported when first used: `hg.load_spec` and `hg.cost` never load torc
 GROUPS = {
     "Documents": ("load_spec", "ModelSpec"),
     "Costs": ("cost", "ModelCost"),
+    "Pictures": ("draw", "picture"),
     "Differences": ("diff", "ModelDiff"),
     "Models": ("build", "save", "load", "generate", "base_model", "HybridModel"),
     "Export": ("export_onnx", "export_program"),
