@@ -7,7 +7,7 @@ DEMO := demo-output/tiny-hybrid
 
 .DEFAULT_GOAL := help
 .PHONY: help setup format check check-format check-lint check-types check-spelling check-sizes \
-	test test-isa test-gpu ext-cuda-check triton-check tsan bench bench-start docs demo clean
+	test test-isa test-gpu ext-cuda-check triton-check tsan bench bench-start docs docs-check demo clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,8 +75,12 @@ bench-start: setup ## Measure the cold start, and building, saving and loading t
 	$(BIN)/python scripts/bench_startup.py
 	$(BIN)/python scripts/bench_build.py
 
-docs: setup ## Write the generated files: the JSON Schema and the spec reference
+docs: setup ## Write the generated files (JSON Schema, pages of reference), and build the site of docs/ into site/
 	$(BIN)/python scripts/make_docs.py
+	$(BIN)/python scripts/make_site.py
+
+docs-check: setup ## Build the site and keep nothing: a broken link, a page without a place or any warning fails
+	$(BIN)/python scripts/make_site.py --check
 
 demo: setup ## Build a shipped configuration, save it, load it again and generate from it
 	$(BIN)/hybridgen check configs/model/tiny-hybrid.yaml
@@ -86,5 +90,5 @@ demo: setup ## Build a shipped configuration, save it, load it again and generat
 	@echo && echo "The saved model lies in $(DEMO):" && ls -lh $(DEMO)
 
 clean: ## Remove the environment and everything else that these targets made
-	rm -rf $(VENV) demo-output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-output site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""Writes the generated files: the JSON schema and two pages of docs. Run it after changing a spec."""
+"""Writes the generated files: the JSON schema and four pages of docs. Run it after changing a spec or a command."""
 
 import json
 import sys
@@ -15,6 +15,8 @@ ROOT = Path(__file__).parent.parent
 SCHEMA = ROOT / "configs" / "hybridgen.schema.json"
 REFERENCE = ROOT / "docs" / "spec_reference.md"
 OPTIONS = ROOT / "docs" / "attn_options.md"
+COMMANDS = ROOT / "docs" / "cli.md"
+INTERFACE = ROOT / "docs" / "api.md"
 OPTIONS_HEADER = """# Options of x-transformers
 
 Every constructor argument of `TransformerWrapper`, `Decoder`, `Attention` and `FeedForward` in x-transformers 2.31, and
@@ -154,7 +156,17 @@ def options_text() -> str:
 
 def main() -> int:
     """Writes the files."""
-    for path, text in ((SCHEMA, schema_text()), (REFERENCE, reference_text()), (OPTIONS, options_text())):
+    from docs_api import api_text
+    from docs_cli import cli_text
+
+    written = {
+        SCHEMA: schema_text(),
+        REFERENCE: reference_text(),
+        OPTIONS: options_text(),
+        COMMANDS: cli_text(),
+        INTERFACE: api_text(),
+    }
+    for path, text in written.items():
         path.write_text(text, encoding="utf-8")
         print(path.relative_to(ROOT))
     return 0

@@ -47,6 +47,7 @@ OPTIONAL = {
     "onnxscript",
     "onnxruntime",
     "resvg_py",
+    "matplotlib",
 }
 # Imported when a kernel is first launched.
 KERNEL_FILES = {"triton_kernels.py", "triton_backward_kernels.py"}

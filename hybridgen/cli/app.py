@@ -16,6 +16,7 @@ from hybridgen.cli.export_model import export_model
 from hybridgen.cli.export_onnx import export_onnx
 from hybridgen.cli.generate import generate
 from hybridgen.cli.import_model import import_model
+from hybridgen.cli.plot import plot
 from hybridgen.cli.prune_budget import prune_budget
 from hybridgen.cli.schema import schema
 from hybridgen.cli.show import show
@@ -49,6 +50,7 @@ app.command()(show)
 app.command()(diff)
 app.command()(cost)
 app.command()(draw)
+app.command()(plot)
 app.command()(build)
 app.command()(generate)
 app.command()(classify)
