@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import hybridgen as hg
+from hybridgen.cli.cost import human_count
+from hybridgen.cli.layer_table import human_bytes
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 HYBRIDGEN = [sys.executable, "-m", "hybridgen.cli"]
@@ -60,6 +64,29 @@ def test_error_example_is_the_real_output(config: Path) -> None:
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr == shown
+
+
+def test_costs_are_those_of_built_models() -> None:
+    rows = [
+        row.strip("| ").split(" | ") for row in README.splitlines() if re.match(r"\| `[a-z0-9.-]+` \| [\d,]+ \|", row)
+    ]
+    assert [row[0].strip("`") for row in rows] == ["zonos-v0.1-hybrid", "mamba2attn-2.7b", "llama-3-8b", "vim-tiny"]
+    for name, parameters, prefill, decode, kv, other, crossover in rows:
+        spec = hg.load_spec(ROOT / "configs" / "model" / f"{name.strip('`')}.yaml")
+        cost = hg.cost(spec)
+        values = cost.metrics()
+        model = hg.build(spec, device="meta", dtype="bfloat16")
+        assert parameters == f"{sum(each.numel() for each in model.parameters()):,}"
+        assert prefill == human_count(values["prefill_flops"])
+        if not cost.has_state:
+            assert (decode, kv, other, crossover) == ("-", "-", "-", "-")
+            continue
+        state = [layer for layer in model.init_state(1, 4096).layers if layer is not None]
+        nbytes = sum(tensor.nbytes for layer in state for tensor in layer.tensors().values())
+        kv_bytes = sum(layer.k.nbytes + layer.v.nbytes for layer in state if hasattr(layer, "k"))
+        assert decode == human_count(values["decode_flops"])
+        assert (kv, other) == (human_bytes(kv_bytes), human_bytes(nbytes - kv_bytes))
+        assert crossover == ("-" if cost.crossover is None else f"{cost.crossover:,} tokens")
 
 
 def test_links_lead_somewhere() -> None:
