@@ -32,9 +32,11 @@ ARROWS = {
     "drawing": {"errors", "spec", "costs", "output_file"},
     "comparison": {"errors", "spec", "costs"},
     "curves": {"errors", "spec", "costs", "output_file"},
+    "sweep": {"errors", "spec", "costs", "output_file"},
+    "hydra": {"errors", "spec"},
     "cli": PARTS_OF_A_MODEL
     | {"__init__", "allocator", "ops", "builder", "checkpoint", "export", "interop", "vision", "weight_files"}
-    | {"costs", "drawing", "comparison", "curves", "output_file"},
+    | {"costs", "drawing", "comparison", "curves", "output_file", "sweep"},
 }
 PUBLIC_NAMES = "__init__"  # hybridgen/__init__.py imports any part, but only when a name is used
 OPTIONAL = {

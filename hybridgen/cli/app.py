@@ -20,6 +20,7 @@ from hybridgen.cli.plot import plot
 from hybridgen.cli.prune_budget import prune_budget
 from hybridgen.cli.schema import schema
 from hybridgen.cli.show import show
+from hybridgen.cli.sweep import sweep
 
 app = typer.Typer(
     help="Build hybrid neural backbones (attention, Mamba, or any mix) from one YAML file.",
@@ -58,5 +59,6 @@ app.command("import")(import_model)
 app.command("export")(export_model)
 app.command("onnx")(export_onnx)
 app.command("prune-budget")(prune_budget)
+app.command()(sweep)
 app.command()(schema)
 app.command()(doctor)

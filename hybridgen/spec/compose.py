@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 
 from hybridgen.errors import Fault
 from hybridgen.spec import source_tree
-from hybridgen.spec.config_files import PRIMARY, File, Files, StopError, package_header
+from hybridgen.spec.config_files import File, Files, StopError, package_header
 from hybridgen.spec.overrides import Action, Override
 from hybridgen.spec.places import NOWHERE, Place, YamlPath
 from hybridgen.spec.source_tree import Node
@@ -57,7 +57,7 @@ class CheckedSource(ConfigSource):
 
     def is_config(self, config_path: str) -> bool:
         """Whether this is a file."""
-        return config_path == PRIMARY or _current().find(config_path) is not None
+        return config_path == _current().document or _current().find(config_path) is not None
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         """The names in a folder."""
@@ -89,17 +89,26 @@ class Composed:
     faults: list[Fault]
 
 
-def compose(name: str, text: str, root: Node, overrides: Sequence[Override]) -> Composed:
+def split_choices(
+    name: str, root: Node, overrides: Sequence[Override], above: bool = False
+) -> tuple[list[Override], list[Override]]:
+    """The overrides that choose a file of a config group, which take part in composing, and the others."""
+    files = Files(File(name, root), above=above)
+    choices = [override for override in overrides if _is_choice(override, files)]
+    return choices, [override for override in overrides if override not in choices]
+
+
+def compose(name: str, text: str, root: Node, overrides: Sequence[Override], above: bool = False) -> Composed:
     """Composes a document.
 
     Args:
         name: The document's file; its folder is where the files of its `defaults:` list are.
         text: The document's text, for its `# @package` line.
         overrides: All overrides; those that choose a file of a group take part in composing.
+        above: Whether the document is itself a file of a config group: the folder above its own holds the groups.
     """
-    files = Files(File(name, root, package_header(text)))
-    choices = [override for override in overrides if _is_choice(override, files)]
-    rest = [override for override in overrides if override not in choices]
+    files = Files(File(name, root, package_header(text)), above=above)
+    choices, rest = split_choices(name, root, overrides, above)
     wrong = [fault for override in choices if (fault := _choice_fault(override, files))]
     if wrong:
         return Composed(None, rest, wrong)
@@ -107,7 +116,7 @@ def compose(name: str, text: str, root: Node, overrides: Sequence[Override]) -> 
     token = _files.set(files)
     composed = None
     try:
-        composed = _tree(_run_hydra([override.text for override in choices]), files)
+        composed = _tree(_run_hydra(files.document, [override.text for override in choices]), files)
     except Exception as error:  # Hydra reports a bad list as anything from ValueError to AssertionError
         files.faults += _explain(error, files, choices)
     finally:
@@ -158,14 +167,14 @@ def _hydra_set_aside() -> Iterator[None]:
         GlobalHydra.set_instance(running)
 
 
-def _run_hydra(overrides: list[str]) -> Any:
+def _run_hydra(document: str, overrides: list[str]) -> Any:
     plugins = Plugins.instance()
     plugins.register(CheckedSource)
     plugins.register(CheckedSearchPath)
     with _hydra_set_aside(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with hydra.initialize(config_path=None, job_name="hybridgen", version_base="1.3"):
-            return OmegaConf.to_container(hydra.compose(PRIMARY, overrides), resolve=False)
+            return OmegaConf.to_container(hydra.compose(document, overrides), resolve=False)
 
 
 def _tree(data: Any, files: Files) -> Node:
@@ -221,7 +230,7 @@ def _explain(error: Exception, files: Files, choices: list[Override]) -> list[Fa
         return []
     else:
         place = next((o.place for o in choices if f"'{o.key}" in message), place)
-        message = " ".join(message.split()).replace(PRIMARY, files.primary.name) or type(error).__name__
+        message = " ".join(message.split()).replace(files.document, files.primary.name) or type(error).__name__
         message = f"the list cannot be composed: {message}"
     return [fault_at(place, () if place.line is None else ("defaults",), message, suggestion)]
 

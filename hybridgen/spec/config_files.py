@@ -68,6 +68,7 @@ class Files:
 
     Attributes:
         primary: The document itself.
+        above: Whether names are looked up in the folder above the document's, as for a file of a config group.
         read: The files read so far, by the names that Hydra knows.
         values: What the numbers in the place of values stand for.
         faults: What is wrong with the files and their lists.
@@ -83,10 +84,20 @@ class Files:
     visits: int = 0
     chosen: set[str] = field(default_factory=set)
     incomplete: bool = False
+    above: bool = False
+
+    @property
+    def document(self) -> str:
+        """The name under which the document itself is asked for."""
+        folder = os.path.basename(os.path.dirname(os.path.abspath(self.primary.name)))
+        return f"{folder}/{PRIMARY}" if self.above else PRIMARY
 
     def path(self, name: str) -> str:
         """The path of a file or folder that a `defaults:` list names."""
-        return os.path.join(os.path.dirname(self.primary.name), name.lstrip("/"))
+        folder = os.path.dirname(self.primary.name)
+        if self.above:
+            folder = os.path.dirname(folder) if folder else os.pardir
+        return os.path.join(folder, name.lstrip("/"))
 
     def find(self, config: str) -> str | None:
         """The file for a config's name, if there is one."""
@@ -113,7 +124,7 @@ class Files:
     def load(self, config: str) -> tuple[dict[str, Any], Header]:
         """A file with numbers for its values, and its header."""
         if config not in self.read:
-            self.read[config] = self.primary if config == PRIMARY else self._open(config)
+            self.read[config] = self.primary if config == self.document else self._open(config)
         file = self.read[config]
         data = self._numbered(file)
         entries = source_tree.step(file.root, "defaults")
@@ -190,7 +201,7 @@ class Files:
                 continue
             config = f"{group}/{text}" if group else text
             config = config.lstrip("/") if config.startswith("/") or not folder else f"{folder}/{config}"
-            if self.find(config) is None and config != PRIMARY:
+            if self.find(config) is None and config != self.document:
                 self._fault(option.place, (), *self.missing(config))
                 lacking = True
         self.incomplete |= lacking

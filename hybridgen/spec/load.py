@@ -83,7 +83,84 @@ def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = (), allow
     Raises:
         SpecError: With every fault of the file and of the overrides.
     """
-    draft = _read(path, overrides, allow_env)
+    return _resolved(_read(path, overrides, allow_env))
+
+
+class Variants:
+    """One document under many sets of overrides: read once, and composed once for each choice of files.
+
+    Args:
+        name: The document's file, for places; its folder, or the one above it, is where its `defaults:` list looks.
+        text: Its text.
+        root: Its content; None where the text is beyond repair.
+        faults: What is wrong with the text.
+        broken: Paths of values that could not be read.
+        allow_env: Whether `${oc.env:NAME}` may read the environment.
+        above: Whether the document is a file of a config group: the folder above its own holds the groups.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        root: Node | None,
+        faults: Sequence[Fault] = (),
+        broken: Sequence[YamlPath] = (),
+        allow_env: bool = False,
+        above: bool = False,
+    ) -> None:
+        self.name, self.text, self.root = name, text, root
+        self._faults, self._broken = list(faults), list(broken)
+        self._allow_env, self.above = allow_env, above
+        self._composes = root is not None and source_tree.step(root, "defaults") is not None
+        self._composed: dict[tuple[tuple[str, Place], ...], tuple[Node | None, list[Fault]]] = {}
+
+    @classmethod
+    def of_file(cls, path: str | os.PathLike[str], allow_env: bool = False) -> "Variants":
+        """Reads a file; a file that cannot be read is a fault of each of its variants."""
+        name = os.fspath(path)
+        try:
+            text = read_text(path)
+        except SpecError as error:
+            return cls(name, "", None, error.faults)
+        return cls(name, text, *parse_yaml(text, name), allow_env=allow_env)
+
+    def spec(self, overrides: Sequence[Override]) -> ModelSpec:
+        """The model under these overrides.
+
+        Raises:
+            SpecError: With every fault of the file and of the overrides.
+        """
+        return _resolved(self.draft(list(overrides), []))
+
+    def options(self, group: str) -> list[str] | None:
+        """The files to choose from in a config group; None if there is no such group."""
+        from hybridgen.spec.config_files import File, Files
+
+        files = Files(File(self.name, self.root or Node({})), above=self.above)
+        return files.options(group) if files.is_group(group) else None
+
+    def draft(self, overrides: list[Override], faults: list[Fault]) -> "_Draft":
+        """The document under these overrides, on its way; `faults` are those of overrides that were not understood."""
+        draft = _Draft(self.root, [*self._faults], [*self._broken])
+        if self.root is None:
+            draft.faults += faults
+            return draft
+        if self._composes:
+            from hybridgen.spec.compose import compose, split_choices  # Hydra takes longer to import than all the rest
+
+            choices, overrides = split_choices(self.name, self.root, overrides, self.above)
+            key = tuple((choice.text, choice.place) for choice in choices)
+            if key not in self._composed:
+                composed = compose(self.name, self.text, self.root, choices, self.above)
+                self._composed[key] = composed.root, composed.faults
+            draft.root, wrong = self._composed[key]
+            draft.faults += wrong
+        draft.root = draft.root and source_tree.copy(draft.root)
+        return _change(draft, overrides, faults, self._allow_env)
+
+
+def _resolved(draft: _Draft) -> ModelSpec:
     if draft.root is None:
         raise SpecError(_ordered(draft.faults))
     document = LoadedDocument(source_tree.plain(draft.root), draft.root)
@@ -104,20 +181,7 @@ def _finished(draft: _Draft) -> LoadedDocument:
 
 
 def _read(path: str | os.PathLike[str], texts: Sequence[str], allow_env: bool) -> _Draft:
-    overrides, faults = parse_overrides(texts)
-    name = os.fspath(path)
-    try:
-        text = read_text(path)
-    except SpecError as error:
-        return _Draft(None, [*error.faults, *faults])
-    draft = _Draft(*parse_yaml(text, name))
-    if draft.root is not None and source_tree.step(draft.root, "defaults") is not None:
-        from hybridgen.spec.compose import compose  # Hydra takes longer to import than all the rest
-
-        composed = compose(name, text, draft.root, overrides)
-        draft.root, overrides = composed.root, composed.overrides
-        draft.faults += composed.faults
-    return _change(draft, overrides, faults, allow_env)
+    return Variants.of_file(path, allow_env).draft(*parse_overrides(texts))
 
 
 def _change(draft: _Draft, overrides: list[Override], faults: list[Fault], allow_env: bool) -> _Draft:

@@ -55,7 +55,7 @@ class Override:
     place: Place
 
 
-class _RefusedError(Exception):
+class RefusedError(Exception):
     """An override that cannot be parsed or applied."""
 
     def __init__(self, message: str, suggestion: str | None = None, path: YamlPath = ()) -> None:
@@ -71,12 +71,17 @@ def parse_overrides(texts: Sequence[str]) -> tuple[list[Override], list[Fault]]:
         texts = [texts]
     overrides, faults = [], []
     for number, text in enumerate(texts, 1):
-        place = Place(f"override {number}: {_printable(str(text))}")
+        place = override_place(number, text)
         try:
-            overrides.append(_parse(text, place))
-        except _RefusedError as error:
+            overrides.append(parse_override(text, place))
+        except RefusedError as error:
             faults.append(fault_at(place, error.path, error.message, error.suggestion))
     return overrides, faults
+
+
+def override_place(number: int, text: Any) -> Place:
+    """The place of an override of a command line, counted from 1."""
+    return Place(f"override {number}: {_printable(str(text))}")
 
 
 def apply_overrides(root: Node, overrides: Sequence[Override]) -> list[Fault]:
@@ -85,7 +90,7 @@ def apply_overrides(root: Node, overrides: Sequence[Override]) -> list[Fault]:
     for override in overrides:
         try:
             _apply(root, override)
-        except _RefusedError as error:
+        except RefusedError as error:
             faults.append(fault_at(override.place, error.path, error.message, error.suggestion))
     return faults
 
@@ -95,30 +100,46 @@ def _printable(text: str) -> str:
     return text if len(text) <= 120 else text[:119] + "…"
 
 
-def _parse(text: Any, place: Place) -> Override:
-    if not isinstance(text, str):
-        raise _RefusedError(f"an override is text, given {type(text).__name__}", _HOW)
-    if len(text) > MAX_LENGTH:
-        raise _RefusedError(f"an override has at most {MAX_LENGTH:,} characters", "put the value into the file")
-    if max(text.count(bracket) for bracket in "[{(") > MAX_BRACKETS and _bracket_depth(text) > MAX_BRACKETS:
-        raise _RefusedError(f"brackets nest deeper than {MAX_BRACKETS} levels", "put the value into the file")
-    parsed = _hydra_parse(text)
+def parse_override(text: Any, place: Place) -> Override:
+    """Parses an override that gives one value.
+
+    Raises:
+        RefusedError: If it cannot be, or gives several.
+    """
+    parsed = parse_with_hydra(text)
     key = parsed.key_or_group
-    if key == "hydra" or key.startswith(("hydra.", "hydra/")):
-        raise _RefusedError("Hydra's own settings are no part of a model", "leave it out")
-    if "[" in key:  # Hydra 1.4 takes it, 1.3 does not
-        raise _RefusedError(*_BRACKETS)
-    if not key:
-        raise _RefusedError("there is no key in front of `=`", _HOW)
     if parsed.is_sweep_override():
         raise _sweep(text, key, parsed)
     actions = {"CHANGE": Action.SET, "ADD": Action.ADD, "FORCE_ADD": Action.FORCE, "DEL": Action.DELETE}
     if parsed.type.name not in actions:
-        raise _RefusedError("this kind of override is not supported", _HOW)
+        raise RefusedError("this kind of override is not supported", _HOW)
     value = parsed.value()
     _check_value(value)
     has_value = parsed.value_type is not None
     return Override(text, actions[parsed.type.name], key, parsed.package, value, has_value, place)
+
+
+def parse_with_hydra(text: Any) -> Any:
+    """Hydra's own view of an override, which may give several values, after the checks that hold for all overrides.
+
+    Raises:
+        RefusedError: If it is none, or one that no document takes.
+    """
+    if not isinstance(text, str):
+        raise RefusedError(f"an override is text, given {type(text).__name__}", _HOW)
+    if len(text) > MAX_LENGTH:
+        raise RefusedError(f"an override has at most {MAX_LENGTH:,} characters", "put the value into the file")
+    if max(text.count(bracket) for bracket in "[{(") > MAX_BRACKETS and _bracket_depth(text) > MAX_BRACKETS:
+        raise RefusedError(f"brackets nest deeper than {MAX_BRACKETS} levels", "put the value into the file")
+    parsed = _hydra_parse(text)
+    key = parsed.key_or_group
+    if key == "hydra" or key.startswith(("hydra.", "hydra/")):
+        raise RefusedError("Hydra's own settings are no part of a model", "leave it out")
+    if "[" in key:  # Hydra 1.4 takes it, 1.3 does not
+        raise RefusedError(*_BRACKETS)
+    if not key:
+        raise RefusedError("there is no key in front of `=`", _HOW)
+    return parsed
 
 
 def _bracket_depth(text: str) -> int:
@@ -135,7 +156,7 @@ def _hydra_parse(text: str) -> Any:
     try:
         return OverridesParser.create().parse_override(text)
     except Exception as error:  # Hydra lets ValueError, AssertionError and others of its parser's through
-        raise _RefusedError(*_syntax_words(text, str(error))) from None
+        raise RefusedError(*_syntax_words(text, str(error))) from None
 
 
 def _syntax_words(text: str, problem: str) -> tuple[str, str]:
@@ -161,14 +182,14 @@ def _syntax_words(text: str, problem: str) -> tuple[str, str]:
     return f"the value is not understood ({_printable(reason)})", f"put text in quotes: {key}='\"text\"'"
 
 
-def _sweep(text: str, key: str, parsed: Any) -> _RefusedError:
+def _sweep(text: str, key: str, parsed: Any) -> RefusedError:
     _, _, value = text.partition("=")
     if getattr(parsed.value(), "simple_form", False) and "(" not in value:
         message = "several values, as for a sweep, cannot be given to one model"
-        return _RefusedError(message, f"for a list, put them in brackets: `{key}=[{_printable(value)}]`")
+        return RefusedError(message, f"for a list, put them in brackets: `{key}=[{_printable(value)}]`")
     function = value.partition("(")[0].strip() or "a sweep"
     message = f"`{_printable(function)}(...)` gives several values, as for a sweep; one model takes one"
-    return _RefusedError(message, f"write one value: `{key}=value`")
+    return RefusedError(message, f"write one value: `{key}=value`")
 
 
 def _check_value(value: Any) -> None:
@@ -179,20 +200,20 @@ def _check_value(value: Any) -> None:
         if isinstance(item, dict):
             for key in item:
                 if not isinstance(key, str):
-                    raise _RefusedError(f"a key must be text, given {_word(key)}", f'write "{_word(key)}"')
+                    raise RefusedError(f"a key must be text, given {_word(key)}", f'write "{_word(key)}"')
             stack.extend(item.values())
         elif isinstance(item, list):
             stack.extend(item)
         elif isinstance(item, int) and abs(item) >= MAX_NUMBER:
-            raise _RefusedError("a whole number has at most 64 digits", "write a smaller one")
+            raise RefusedError("a whole number has at most 64 digits", "write a smaller one")
         elif not isinstance(item, str | int | float | None):
-            raise _RefusedError(f"the value is not plain data, given {type(item).__name__}", _HOW)
+            raise RefusedError(f"the value is not plain data, given {type(item).__name__}", _HOW)
 
 
 def _apply(root: Node, override: Override) -> None:
     if "/" in override.key or override.package is not None:
         message = "`/` and `@` choose from a config group, and this document has no such group"
-        raise _RefusedError(message, "write dots between keys: `backbone.d_model=512`")
+        raise RefusedError(message, "write dots between keys: `backbone.d_model=512`")
     parts = override.key.split(".")
     parent, path = _walk(root, parts[:-1], override)
     name = _part(parent, parts[-1], path)
@@ -205,7 +226,7 @@ def _apply(root: Node, override: Override) -> None:
     both = old is not None and isinstance(old.value, dict) and isinstance(new.value, dict)
     if override.action is Action.ADD and old is not None and not both:
         fix = f"change it with `{override.text[1:]}`, or force it with `+{override.text}`"
-        raise _RefusedError(f"`+` adds a key, and there already is one, with {_kind(old)}", fix, path)
+        raise RefusedError(f"`+` adds a key, and there already is one, with {_kind(old)}", fix, path)
     if old is not None and both:
         _merge(old, new)
     else:
@@ -221,7 +242,7 @@ def _walk(root: Node, parts: list[str], override: Override) -> tuple[Node, YamlP
         child = source_tree.step(node, name)
         if child is None or child.value is None:
             if override.action is Action.DELETE:
-                raise _RefusedError("there is nothing to delete", "leave this override out", path)
+                raise RefusedError("there is nothing to delete", "leave this override out", path)
             child = Node({}, override.place, override.place)
             source_tree.put(node, name, child)
         node = child
@@ -233,22 +254,20 @@ def _part(node: Node, text: str, path: YamlPath) -> str | int:
     if isinstance(node.value, dict):
         return text
     if not isinstance(node.value, list):
-        raise _RefusedError(
-            f"the key goes on with `.{text}`, but here is {_kind(node)}", "override it as a whole", path
-        )
+        raise RefusedError(f"the key goes on with `.{text}`, but here is {_kind(node)}", "override it as a whole", path)
     if not re.fullmatch(r"\d{1,9}", text):
-        raise _RefusedError(f"here is a list, and `{text}` is no index", "count its elements from 0", path)
+        raise RefusedError(f"here is a list, and `{text}` is no index", "count its elements from 0", path)
     if int(text) >= len(node.value):
         message = f"the list has {len(node.value)} elements, so there is no element {text}"
-        raise _RefusedError(message, "count from 0, or override the whole list", path)
+        raise RefusedError(message, "count from 0, or override the whole list", path)
     return int(text)
 
 
 def _delete(parent: Node, old: Node | None, name: str | int, path: YamlPath, override: Override) -> None:
     if old is None:
-        raise _RefusedError("there is nothing to delete", "leave this override out", path)
+        raise RefusedError("there is nothing to delete", "leave this override out", path)
     if override.has_value and not _same(source_tree.plain(old), override.value):
-        raise _RefusedError(f"it is not deleted, since it is {_kind(old)}", f"write `~{override.key}`", path)
+        raise RefusedError(f"it is not deleted, since it is {_kind(old)}", f"write `~{override.key}`", path)
     source_tree.drop(parent, name)
 
 

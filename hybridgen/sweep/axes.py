@@ -1,0 +1,217 @@
+"""The values that a sweep takes: overrides in Hydra's grammar, each of which gives one value or several.
+
+Hydra parses them (`a,b`, `choice`, `range`, `glob`, `sort`, `shuffle`); each value then becomes an override of its own,
+which the document takes like any other, so that its faults are worded like any other's.
+"""
+
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import islice
+from typing import Any
+
+from omegaconf.errors import OmegaConfBaseException
+
+from hybridgen.errors import Fault
+from hybridgen.spec.base import Spec
+from hybridgen.spec.document import MIXERS, BackboneDocument, ModelDocument, OverrideDocument
+from hybridgen.spec.overrides import Override, RefusedError, override_place, parse_override, parse_with_hydra
+from hybridgen.spec.places import Place
+from hybridgen.spec.wording import Schema, field_schema
+from hybridgen.spec.yaml_text import fault_at
+
+MAX_POINTS = 20_000
+"""A sweep has at most this many points."""
+
+Options = Callable[[str], list[str] | None]
+"""The files of a config group, or None if there is no such group."""
+
+
+@dataclass(frozen=True)
+class Element:
+    """One value of an axis.
+
+    Attributes:
+        label: The value alone, as text.
+        override: What gives it to the document.
+    """
+
+    label: str
+    override: Override
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One override of a sweep with all its values.
+
+    Attributes:
+        key: What stands in front of `=`, with `+` or `~` where it has one.
+        elements: The values.
+        is_swept: Whether it was written as several values; one value alone is a plain override.
+    """
+
+    key: str
+    elements: tuple[Element, ...]
+    is_swept: bool
+
+    @property
+    def name(self) -> str:
+        """The key without `+` and `~`, for headings."""
+        return self.key.lstrip("+~")
+
+
+@dataclass(frozen=True)
+class Written:
+    """An override of a sweep as it was written.
+
+    Attributes:
+        text: `key=values`.
+        place: Where, in a sweep file; None for one of a command line.
+    """
+
+    text: str
+    place: Place | None = None
+
+
+def parse_axes(written: Sequence[Written], options: Options) -> tuple[list[Axis], list[Fault]]:
+    """Parses the overrides of a sweep; those at fault are left out and reported.
+
+    A later override of the same key takes the place of an earlier one, as in Hydra's own sweeper: what a command line
+    says replaces what a sweep file says.
+    """
+    axes: dict[str, Axis] = {}
+    faults = []
+    number = 0
+    for one in written:
+        number += one.place is None
+        place = one.place or override_place(number, one.text)
+        try:
+            axis = _parse(one.text, place, number if one.place is None else None, options)
+            axes[axis.key] = axis
+        except RefusedError as error:
+            faults.append(fault_at(place, error.path, error.message, error.suggestion))
+    return list(axes.values()), faults
+
+
+def _parse(text: str, place: Place, number: int | None, options: Options) -> Axis:
+    try:
+        return _axis(text, place, number, options)
+    except RefusedError as error:
+        raise _nested_sweep(text) or error from None
+
+
+def _axis(text: str, place: Place, number: int | None, options: Options) -> Axis:
+    parsed = parse_with_hydra(text)
+    key = parsed.get_key_element()
+    if not parsed.is_sweep_override():
+        override = parse_override(text, place)
+        return Axis(key, (Element(text.partition("=")[2], override),), is_swept=False)
+    labels = _labels(text, parsed, options)
+    elements = []
+    for label in labels:
+        element = f"{key}={label}"
+        elements.append(Element(label, parse_override(element, override_place(number, element) if number else place)))
+    _check_lists(parsed.key_or_group, key, elements)
+    return Axis(key, tuple(replace(one, label=_unquoted(one)) for one in elements), is_swept=True)
+
+
+def _nested_sweep(text: str) -> RefusedError | None:
+    """Words for a sweep inside brackets, which Hydra refuses without saying so."""
+    match = re.search(r"[\[{].*\b(choice|range|glob|interval|shuffle)\(", text)
+    if match is None:
+        return None
+    message = f"`{match[1]}(...)` gives several values and cannot stand inside brackets"
+    return RefusedError(message, "write the lists one by one: choice([0],[1],[0,1])")
+
+
+class _Groups:
+    """What Hydra asks for the names that a glob chooses from."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+
+    def get_group_options(self, group_name: str, *_: Any, **__: Any) -> list[str]:
+        """All names of the group."""
+        return self.names
+
+
+def _labels(text: str, parsed: Any, options: Options) -> list[str]:
+    """The values of a sweep as Hydra writes them, in its order."""
+    if parsed.is_interval_sweep():
+        message = "interval(...) has no list of values, and a sweep over all of them takes one"
+        raise RefusedError(message, f"write {parsed.get_key_element()}=range(start,stop,step), or choice(a,b,c)")
+    value = parsed.value()
+    is_glob = parsed.value_type.name == "GLOB_CHOICE_SWEEP"
+    if is_glob:
+        names = options(parsed.key_or_group)
+        if names is None:
+            message = f"glob(...) chooses files of a config group, and there is no folder `{parsed.key_or_group}`"
+            raise RefusedError(message, "write the values: choice(a,b,c)")
+        parsed.config_loader = _Groups(names)
+    if parsed.is_range_sweep():
+        _check_range(value)
+    state = random.getstate()
+    random.seed(0)  # shuffle(...) draws from this module's numbers: the order of a sweep is then the same in each run
+    try:
+        labels = [str(label) for label in islice(parsed.sweep_string_iterator(), MAX_POINTS + 1)]
+    except OmegaConfBaseException:  # Hydra takes a sweep among the values for an object with fields
+        raise RefusedError("one of the values is not plain data", "write choice(a,b,c)") from None
+    finally:
+        random.setstate(state)
+    if len(labels) > MAX_POINTS:
+        raise RefusedError(f"this gives more than {MAX_POINTS:,} values", "write fewer")
+    if not labels:
+        there = f"there are: {', '.join(parsed.config_loader.names) or 'none'}" if is_glob else "write at least one"
+        raise RefusedError("this gives no value at all", there)
+    return labels
+
+
+def _check_range(value: Any) -> None:
+    """A range may be too long to be listed, or to be shuffled."""
+    start, stop, step = value.start, value.stop, 1 if value.step is None else value.step
+    if not step:
+        raise RefusedError("the step of a range cannot be 0", "write range(start,stop,step)")
+    if (stop - start) / step > MAX_POINTS:
+        raise RefusedError(f"this gives more than {MAX_POINTS:,} values", "write a larger step")
+
+
+def _unquoted(element: Element) -> str:
+    """The value as YAML writes it, without the quotes that Hydra's grammar needs."""
+    value = element.override.value
+    return value if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else element.label
+
+
+def _check_lists(name: str, key: str, elements: Sequence[Element]) -> None:
+    """Hydra's classic trap: `attn_layer_idx=1,3` is not a list of two numbers, but two models with a number each."""
+    numbers = [one.label for one in elements if type(one.override.value) is int]
+    if not numbers or name.rpartition(".")[2] not in _list_fields():
+        return
+    others = [one.label for one in elements if type(one.override.value) is not int]
+    joined = f"{key}={','.join([*others, '[' + ','.join(numbers) + ']'])}"
+    apart = f"{key}={','.join([*others, *(f'[{number}]' for number in numbers)])}"
+    word = "model" if len(elements) == 1 else "models"
+    message = (
+        f"the field takes a list, and this gives {len(elements)} {word} of which {len(numbers)} would get a number"
+    )
+    fix = f"write '{joined}' for one list of them, or '{apart}' for a list of one each"
+    raise RefusedError(message, fix if len(numbers) > 1 else f"write '{apart}'")
+
+
+@cache
+def _list_fields() -> frozenset[str]:
+    """The fields that take a list and no number."""
+    names = set()
+    classes: tuple[type[Spec], ...] = (ModelDocument, BackboneDocument, OverrideDocument, *MIXERS.values())
+    for spec in classes:
+        for name in spec.model_fields:
+            schema = field_schema(spec, name)
+            kinds = {option.get("type") for option in _options(schema)}
+            if "array" in kinds and not kinds & {"integer", "number"}:
+                names.add(name)
+    return frozenset(names)
+
+
+def _options(schema: Schema) -> list[Schema]:
+    return [inner for option in schema["anyOf"] for inner in _options(option)] if "anyOf" in schema else [schema]
