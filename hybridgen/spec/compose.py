@@ -116,7 +116,7 @@ def compose(name: str, text: str, root: Node, overrides: Sequence[Override], abo
     token = _files.set(files)
     composed = None
     try:
-        composed = _tree(_run_hydra(files.document, [override.text for override in choices]), files)
+        composed = _tree(_run_hydra(files.document, [_choice_text(override) for override in choices]), files)
     except Exception as error:  # Hydra reports a bad list as anything from ValueError to AssertionError
         files.faults += _explain(error, files, choices)
     finally:
@@ -136,6 +136,13 @@ def _is_choice(override: Override, files: Files) -> bool:
     if "/" in override.key or override.package is not None:
         return True
     return not isinstance(override.value, dict) and files.is_group(override.key)
+
+
+def _choice_text(override: Override) -> str:
+    """The override without a package that the group has anyway, under which Hydra would not find it in the list."""
+    if override.package is None or override.package != override.key.strip("/").replace("/", "."):
+        return override.text
+    return override.text.replace(f"@{override.package}", "", 1)
 
 
 def _choice_fault(override: Override, files: Files) -> Fault | None:

@@ -186,7 +186,7 @@ def _unquoted(element: Element) -> str:
 def _check_lists(name: str, key: str, elements: Sequence[Element]) -> None:
     """Hydra's classic trap: `attn_layer_idx=1,3` is not a list of two numbers, but two models with a number each."""
     numbers = [one.label for one in elements if type(one.override.value) is int]
-    if not numbers or name.rpartition(".")[2] not in _list_fields():
+    if not numbers or not _takes_a_list(name.rpartition(".")[2]):
         return
     others = [one.label for one in elements if type(one.override.value) is not int]
     joined = f"{key}={','.join([*others, '[' + ','.join(numbers) + ']'])}"
@@ -200,17 +200,14 @@ def _check_lists(name: str, key: str, elements: Sequence[Element]) -> None:
 
 
 @cache
-def _list_fields() -> frozenset[str]:
-    """The fields that take a list and no number."""
-    names = set()
+def _takes_a_list(field: str) -> bool:
+    """Whether a field takes a list and no number."""
     classes: tuple[type[Spec], ...] = (ModelDocument, BackboneDocument, OverrideDocument, *MIXERS.values())
     for spec in classes:
-        for name in spec.model_fields:
-            schema = field_schema(spec, name)
-            kinds = {option.get("type") for option in _options(schema)}
-            if "array" in kinds and not kinds & {"integer", "number"}:
-                names.add(name)
-    return frozenset(names)
+        if field in spec.model_fields:
+            kinds = {option.get("type") for option in _options(field_schema(spec, field))}
+            return "array" in kinds and not kinds & {"integer", "number"}
+    return False
 
 
 def _options(schema: Schema) -> list[Schema]:
