@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -40,30 +41,37 @@ class MatchBy(StrEnum):
     d_state = "backbone.ssm.d_state"
 
 
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the table and write nothing under -o.")]
+Where = Annotated[
+    str | None, typer.Option(help="Keep points with these costs: 'params < 150M and state_bytes(8192) < 64MiB'.")
+]
+MatchWhat = Annotated[
+    str | None, typer.Option(help="Make points equal in a cost, to the first or to a value: params, params=130M.")
+]
+MatchByWidth = Annotated[MatchBy, typer.Option(help="The width that is changed for it.")]
+Tolerance = Annotated[float, typer.Option(help="How far off a point may be, as a share.")]
+SkipInvalid = Annotated[bool, typer.Option("--skip-invalid", help="Go on without the points at fault.")]
+SeqLen = Annotated[
+    int | None, typer.Option(help="Tokens per row, for the costs; 4096, or those of an image.", show_default=False)
+]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="Directory for results.csv and results.jsonl.")]
+
+
 def sweep(
     file: File,
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the table and write nothing under -o.")] = False,
-    where: Annotated[
-        str | None,
-        typer.Option(help="Keep points with these costs: 'params < 150M and state_bytes(8192) < 64MiB'."),
-    ] = None,
-    match: Annotated[
-        str | None, typer.Option(help="Make points equal in a cost, to the first or to a value: params, params=130M.")
-    ] = None,
-    match_by: Annotated[MatchBy, typer.Option(help="The width that is changed for it.")] = MatchBy.d_model,
-    match_tolerance: Annotated[float, typer.Option(help="How far off a point may be, as a share.")] = 0.05,
-    skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Go on without the points at fault.")] = False,
-    seq_len: Annotated[
-        int | None, typer.Option(help="Tokens per row, for the costs; 4096, or those of an image.", show_default=False)
-    ] = None,
+    dry_run: DryRun = False,
+    where: Where = None,
+    match: MatchWhat = None,
+    match_by: MatchByWidth = MatchBy.d_model,
+    match_tolerance: Tolerance = 0.05,
+    skip_invalid: SkipInvalid = False,
+    seq_len: SeqLen = None,
     batch_size: Annotated[int, typer.Option(help="Rows, for the costs.")] = 1,
     dtype: Annotated[DType, typer.Option(help="Number format, for the costs.")] = DType.bfloat16,
     as_json: Annotated[bool, typer.Option("--json", help="Print the points as JSON.")] = False,
     csv: Annotated[Path | None, typer.Option(help="File to write the table to.", show_default=False)] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Directory for results.csv and results.jsonl.")
-    ] = None,
+    output: Output = None,
     allow_env: AllowEnv = False,
 ) -> None:
     """Check every combination of the given values, and show what each model costs."""
@@ -75,39 +83,37 @@ def sweep(
     equal = None if match is None else Match.parse(match, match_by.value, match_tolerance)
     costs = Costs(seq_len, batch_size, dtype.value)
     found = compose_points(read_sweep(file / DOCUMENT if file.is_dir() else file, overrides or (), allow_env))
-    _report_invalid(found.invalid, found.count, skip_invalid)
-    points = merge_equal(found.valid)
-    notes = _merged_note(points)
+    points, invalid, notes = merge_equal(found.valid), found.invalid, []
+    _report_invalid(invalid, found.count, skip_invalid)
+    if len(points) < len(found.valid):
+        count = len(found.valid) - len(points)
+        notes.append(f"{count:,} points are the same model as an earlier one, and merged with it")
     if equal is not None:
-        points, note = _match(points, equal, costs, found.count, skip_invalid)
-        notes.append(note)
+        points, unequal, note = _match(points, equal, costs)
+        _report_invalid(unequal, found.count, skip_invalid)
+        notes, invalid = [*notes, note], [*invalid, *unequal]
     if condition is not None:
         kept = keep_where(points, condition, costs)
-        notes.append(f"--where left out {len(points) - len(kept)} of {len(points)} points")
+        notes.append(f"--where left out {len(points) - len(kept):,} of {len(points):,} points")
         points = kept
-    rows = [Row(point, costs.of(point.spec)) for point in points]
-    if as_json:
-        typer.echo(_json_text(rows, found.count, found.invalid, costs))
-    else:
-        _print(rows, notes, found.count, sum(len(one.numbers) for one in found.invalid), costs)
+    table = _Table([Row(point, costs.of(point.spec)) for point in points], invalid, found.count, costs)
+    table.print_json() if as_json else table.print(notes)
     if csv is not None:
-        write_csv(csv, rows)
+        write_csv(csv, table.rows)
     if output is not None and not dry_run:
-        write_results(output, rows)
+        write_results(output, table.rows)
 
 
-def _match(
-    points: "Sequence[Point]", equal: "Match", costs: "Costs", count: int, skip_invalid: bool
-) -> "tuple[list[Point], str]":
-    """The points equal in size, merged again, and a line that says how equal."""
+def _match(points: "Sequence[Point]", equal: "Match", costs: "Costs") -> "tuple[list[Point], Sequence[Invalid], str]":
+    """The points equal in size, merged again, those that cannot be, and a line that says how equal."""
     from hybridgen.sweep import match_points, merge_equal
     from hybridgen.sweep.matching import off
 
     matched = match_points(points, equal, lambda spec: costs.whole(spec).metrics()[equal.metric])
-    _report_invalid(matched.invalid, count, skip_invalid)
     offs = [off(costs.of(point.spec)[equal.metric], matched.target) for point in matched.points]
     span = f"from {min(offs):+.1%} to {max(offs):+.1%}" if offs else "no point"
-    return merge_equal(matched.points), f"--match {equal.metric} = {matched.target:,.0f} by {equal.by}: {span}"
+    note = f"--match {equal.metric} = {matched.target:,.0f} by {equal.by}: {span}"
+    return merge_equal(matched.points), matched.invalid, note
 
 
 def _report_invalid(invalid: "Sequence[Invalid]", count: int, skip: bool) -> None:
@@ -116,66 +122,75 @@ def _report_invalid(invalid: "Sequence[Invalid]", count: int, skip: bool) -> Non
         return
     lines = []
     for one in invalid:
-        shown = ", ".join(map(str, one.numbers[:_NUMBERS_SHOWN]))
-        more = len(one.numbers) - _NUMBERS_SHOWN
-        which = (
-            f"points {shown}" + (f" and {more:,} more" if more > 0 else "")
-            if len(one.numbers) > 1
-            else f"point {shown}"
-        )
-        tried = " ".join(f"{key}={value}" for key, value in one.values.items())
-        lines.append(f"{which}, such as {tried}:" if len(one.numbers) > 1 else f"{which} ({tried}):")
+        lines.append(_which(one))
         lines += ["  " + line for fault in one.faults for line in str(fault).split("\n")]
     wrong = sum(len(one.numbers) for one in invalid)
-    lines.append(
-        f"{wrong:,} of {count:,} points are at fault" + ("" if skip else "; --skip-invalid goes on without them")
-    )
+    end = "" if skip else "; --skip-invalid goes on without them"
+    lines.append(f"{wrong:,} of {count:,} points are at fault{end}")
     if not skip:
         raise HybridgenError("\n".join(lines))
     typer.echo(printable_lines("\n".join(lines)), err=True)
 
 
-def _merged_note(points: "Sequence[Point]") -> list[str]:
-    same = sum(len(point.merged) for point in points)
-    return [f"{same:,} points are the same model as an earlier one, and merged with it"] if same else []
+def _which(invalid: "Invalid") -> str:
+    tried = " ".join(f"{key}={value}" for key, value in invalid.values.items())
+    if len(invalid.numbers) == 1:
+        return f"point {invalid.numbers[0]}" + (f" ({tried}):" if tried else ":")
+    shown = ", ".join(map(str, invalid.numbers[:_NUMBERS_SHOWN]))
+    more = len(invalid.numbers) - _NUMBERS_SHOWN
+    return f"points {shown}" + (f" and {more:,} more" if more > 0 else "") + f", such as {tried}:"
 
 
-def _json_text(rows: "Sequence[Row]", count: int, invalid: "Sequence[Invalid]", costs: "Costs") -> str:
-    faults = [
-        {"points": list(one.numbers), "values": one.values, "faults": [str(fault) for fault in one.faults]}
-        for one in invalid
-    ]
-    setting = {"seq_len": costs.seq_len, "batch_size": costs.batch_size, "dtype": costs.dtype}
-    data = {"combinations": count, "setting": setting, "points": [row.plain() for row in rows], "invalid": faults}
-    return json.dumps(data, indent=2)
+@dataclass(frozen=True)
+class _Table:
+    """What is printed and written.
 
+    Attributes:
+        rows: Points that are models.
+        invalid: Those that are not.
+        count: Combinations of values.
+        costs: What the costs are for.
+    """
 
-def _print(rows: "Sequence[Row]", notes: Sequence[str], count: int, wrong: int, costs: "Costs") -> None:
-    keys = list(dict.fromkeys(key for row in rows for key in row.point.values))
-    names = dict(zip(keys, _short_names(keys), strict=True))
-    width = ["width"] if any(row.point.width is not None for row in rows) else []
-    right = ["params", "FLOPs/token", "state", "train memory", *width]
-    headings = ["id", *names.values(), *width, "params", "FLOPs/token", "state", "train memory"]
-    table = []
-    for row in rows:
-        tried = [row.point.values.get(key, "") for key in keys]
-        sizes = [f"{row.point.width:,}"] if width else []
-        costs_of_row = [
-            f"{row.metrics['params']:,}",
-            f"{row.metrics['prefill_flops']:,}",
-            human_bytes(row.metrics["state_bytes"]),
-            human_bytes(row.metrics["train_memory"]),
+    rows: "Sequence[Row]"
+    invalid: "Sequence[Invalid]"
+    count: int
+    costs: "Costs"
+
+    def print_json(self) -> None:
+        faults = [
+            {"points": list(one.numbers), "values": one.values, "faults": [str(fault) for fault in one.faults]}
+            for one in self.invalid
         ]
-        table.append([row.point.id, *tried, *sizes, *costs_of_row])
-    if rows:
-        print_table(headings, table, right)
-        typer.echo()
-    left_out = f" ({wrong:,} at fault)" if wrong else ""
-    lengths = {costs.whole(row.point.spec).setting.seq_len for row in rows[:1]}
-    length = f"{costs.batch_size} x {max(lengths, default=costs.seq_len or 0):,} tokens"
-    typer.echo(f"{len(rows):,} models of {count:,} combinations{left_out}; costs of {length}, {costs.dtype}")
-    for note in notes:
-        typer.echo(printable(note))
+        setting = {"seq_len": self.costs.seq_len, "batch_size": self.costs.batch_size, "dtype": self.costs.dtype}
+        points = [row.plain() for row in self.rows]
+        data = {"combinations": self.count, "setting": setting, "points": points, "invalid": faults}
+        typer.echo(json.dumps(data, indent=2))
+
+    def print(self, notes: Sequence[str]) -> None:
+        if self.rows:
+            self._print_rows()
+            typer.echo()
+        wrong = sum(len(one.numbers) for one in self.invalid)
+        left_out = f" ({wrong:,} at fault)" if wrong else ""
+        lengths = {self.costs.whole(row.point.spec).setting.seq_len for row in self.rows[:1]}
+        length = f"; costs of {self.costs.batch_size} x {lengths.pop():,} tokens, {self.costs.dtype}" if lengths else ""
+        typer.echo(f"{len(self.rows):,} models of {self.count:,} combinations{left_out}{length}")
+        for note in notes:
+            typer.echo(printable(note))
+
+    def _print_rows(self) -> None:
+        keys = list(dict.fromkeys(key for row in self.rows for key in row.point.values))
+        width = ["width"] if any(row.point.width is not None for row in self.rows) else []
+        right = [*width, "params", "FLOPs/token", "state", "train memory"]
+        table = []
+        for row in self.rows:
+            tried = [row.point.values.get(key, "") for key in keys]
+            sizes = [f"{row.point.width:,}"] if width else []
+            counts = [f"{row.metrics[name]:,}" for name in ("params", "prefill_flops")]
+            memory = [human_bytes(row.metrics[name]) for name in ("state_bytes", "train_memory")]
+            table.append([row.point.id, *tried, *sizes, *counts, *memory])
+        print_table(["id", *_short_names(keys), *right], table, right)
 
 
 def _short_names(keys: Sequence[str]) -> list[str]:

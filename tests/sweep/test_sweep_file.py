@@ -7,7 +7,7 @@ from hybridgen.errors import SpecError
 from hybridgen.hydra import spec_from_cfg
 from hybridgen.sweep import compose_points, read_sweep
 
-MODEL = "backbone: {d_model: 64, n_layer: 4, ssm: {type: mamba2, headdim: 16}}\n"
+MODEL = "backbone: {d_model: 64, n_layer: 4, ssm: {type: mamba2, headdim: 16, d_state: 8}}\n"
 SWEEP = """\
 # @package _global_
 defaults:
