@@ -18,6 +18,7 @@ from hybridgen.errors import Fault
 from hybridgen.spec.base import Spec
 from hybridgen.spec.document import MIXERS, BackboneDocument, ModelDocument, OverrideDocument
 from hybridgen.spec.overrides import Override, RefusedError, override_place, parse_override, parse_with_hydra
+from hybridgen.spec.parts import MlpSpec
 from hybridgen.spec.places import Place
 from hybridgen.spec.wording import Schema, field_schema
 from hybridgen.spec.yaml_text import fault_at
@@ -107,6 +108,7 @@ def _axis(text: str, place: Place, number: int | None, options: Options) -> Axis
     key = parsed.get_key_element()
     if not parsed.is_sweep_override():
         override = parse_override(text, place)
+        _check_list(key, override)
         return Axis(key, (Element(text.partition("=")[2], override),), is_swept=False)
     labels = _labels(text, parsed, options)
     elements = []
@@ -183,10 +185,20 @@ def _unquoted(element: Element) -> str:
     return value if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else element.label
 
 
+def _check_list(key: str, override: Override) -> None:
+    """The trap's other side: `d_state=[64,128]` is one model with a list where one value belongs."""
+    kinds = _kinds(override.key.rpartition(".")[2])
+    if not isinstance(override.value, list) or not kinds or kinds & {"array", "object", None}:
+        return
+    values = override.text.partition("=")[2].strip()[1:-1]
+    raise RefusedError("the field takes one value, and this is a list", f"for a sweep write '{key}={values}'")
+
+
 def _check_lists(name: str, key: str, elements: Sequence[Element]) -> None:
     """Hydra's classic trap: `attn_layer_idx=1,3` is not a list of two numbers, but two models with a number each."""
     numbers = [one.label for one in elements if type(one.override.value) is int]
-    if not numbers or not _takes_a_list(name.rpartition(".")[2]):
+    kinds = _kinds(name.rpartition(".")[2])
+    if not numbers or "array" not in kinds or kinds & {"integer", "number"}:
         return
     others = [one.label for one in elements if type(one.override.value) is not int]
     joined = f"{key}={','.join([*others, '[' + ','.join(numbers) + ']'])}"
@@ -200,14 +212,11 @@ def _check_lists(name: str, key: str, elements: Sequence[Element]) -> None:
 
 
 @cache
-def _takes_a_list(field: str) -> bool:
-    """Whether a field takes a list and no number."""
-    classes: tuple[type[Spec], ...] = (ModelDocument, BackboneDocument, OverrideDocument, *MIXERS.values())
-    for spec in classes:
-        if field in spec.model_fields:
-            kinds = {option.get("type") for option in _options(field_schema(spec, field))}
-            return "array" in kinds and not kinds & {"integer", "number"}
-    return False
+def _kinds(field: str) -> frozenset[str | None]:
+    """The JSON types of what a field takes, None among them for what has no plain type; empty for unknown fields."""
+    classes: tuple[type[Spec], ...] = (ModelDocument, BackboneDocument, OverrideDocument, *MIXERS.values(), MlpSpec)
+    schemas = [field_schema(spec, field) for spec in classes if field in spec.model_fields]
+    return frozenset(option.get("type") for schema in schemas for option in _options(schema))
 
 
 def _options(schema: Schema) -> list[Schema]:

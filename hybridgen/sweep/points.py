@@ -93,13 +93,14 @@ def compose_points(sweep: Sweep) -> Points:
         sizes = " * ".join(str(len(axis.elements)) for axis in sweep.axes if axis.is_swept)
         raise HybridgenError(f"a sweep has at most {MAX_POINTS:,} points, and this one {sizes} = {count:,}: narrow it")
     valid: list[Point] = []
-    invalid: dict[tuple[str, ...], Invalid] = {}
+    invalid: dict[tuple[tuple[object, ...], ...], Invalid] = {}
     for number, elements in enumerate(product(*(axis.elements for axis in sweep.axes)), 1):
         values = _values(sweep, elements)
         try:
             spec = sweep.document.spec([element.override for element in elements])
         except SpecError as error:
-            key = tuple(map(str, error.faults))
+            # An unknown key is one fault, whatever values it was to take; they stand in the name of the override.
+            key = tuple((fault.path, fault.line, fault.message, fault.suggestion) for fault in error.faults)
             earlier = invalid.get(key, Invalid(tuple(error.faults), (), values))
             invalid[key] = replace(earlier, numbers=(*earlier.numbers, number))
             continue

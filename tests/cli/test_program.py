@@ -9,7 +9,7 @@ import pytest
 import hybridgen as hg
 from tests.cli.conftest import TINY, Program
 
-COMMANDS = ("check", "show", "build", "generate", "import", "export", "schema", "doctor")
+COMMANDS = ("check", "show", "build", "generate", "import", "export", "schema", "doctor", "sweep")
 BEYOND_CHECK = ("torch", "numpy", "rich", "safetensors", "jaxtyping", "omegaconf")
 
 

@@ -40,6 +40,7 @@ def fault_of(text):
         ("backbone.attn_layer_idx=3::4,7::8", ["3::4", "7::8"]),
         ("backbone.attn_layer_idx=[1,3],[0,2],[]", [[1, 3], [0, 2], []]),
         ("backbone.attn_layer_idx=choice([1],[0,2])", [[1], [0, 2]]),
+        ("a=[[0],[1,2]],[[3]]", [[[0], [1, 2]], [[3]]]),
         (
             "backbone={n_layer:2,attn_layer_idx:[1]},{n_layer:4}",
             [{"n_layer": 2, "attn_layer_idx": [1]}, {"n_layer": 4}],
@@ -116,6 +117,24 @@ def test_numbers_for_a_list_are_hydras_classic_trap(text, fixes):
 def test_one_number_for_a_list_is_left_to_the_check_of_the_document():
     (axis,) = axes_of("backbone.attn_layer_idx=3")
     assert not axis.is_swept
+
+
+@pytest.mark.parametrize(
+    ("text", "fix"),
+    [
+        ("backbone.ssm.d_state=[64,128]", "for a sweep write 'backbone.ssm.d_state=64,128'"),
+        ("+backbone.mlp.gate_activation=[silu, gelu]", "for a sweep write '+backbone.mlp.gate_activation=silu, gelu'"),
+    ],
+)
+def test_a_list_for_one_value_is_the_traps_other_side(text, fix):
+    assert fault_of(text).endswith(f"the field takes one value, and this is a list; {fix}")
+
+
+@pytest.mark.parametrize(
+    "text", ["backbone.pattern=[a,b]", "backbone.overrides=[]", "backbone.ssm.dt_limit=[0,1]", "input.image_size=[1,2]"]
+)
+def test_fields_that_may_be_lists_stay(text):
+    assert not axes_of(text)[0].is_swept
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,12 @@ def test_points_with_the_same_faults_stand_together():
     assert [len(one.faults) for one in found.invalid] == [1, 3, 2]
 
 
+def test_a_wrong_key_is_one_fault_for_all_its_values():
+    (wrong,) = points_of(TINY, "backbone.ssm.d_stat=64,128").invalid
+    assert wrong.numbers == (1, 2)
+    assert "closest is 'd_state'" in str(wrong.faults[0])
+
+
 @pytest.mark.parametrize("overrides", [["name=a"], []])
 def test_a_sweep_of_one_point(overrides):
     (point,) = points_of(TINY, *overrides).valid
