@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hybridgen.cli.arguments import AllowEnv, DType
+from hybridgen.cli.cost import lengths
 from hybridgen.cli.layer_table import human_bytes
 from hybridgen.cli.model_source import DOCUMENT
 from hybridgen.cli.tables import print_table
@@ -52,7 +53,8 @@ MatchByWidth = Annotated[MatchBy, typer.Option(help="The width that is changed f
 Tolerance = Annotated[float, typer.Option(help="How far off a point may be, as a share.")]
 SkipInvalid = Annotated[bool, typer.Option("--skip-invalid", help="Go on without the points at fault.")]
 SeqLen = Annotated[
-    int | None, typer.Option(help="Tokens per row, for the costs; 4096, or those of an image.", show_default=False)
+    str | None,
+    typer.Option(help="Tokens per row, for the costs, such as 4k; 4k, or those of an image.", show_default=False),
 ]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Directory for results.csv and results.jsonl.")]
 
@@ -81,7 +83,7 @@ def sweep(
 
     condition = None if where is None else parse_condition(where)
     equal = None if match is None else Match.parse(match, match_by.value, match_tolerance)
-    costs = Costs(seq_len, batch_size, dtype.value)
+    costs = Costs(None if seq_len is None else _length(seq_len), batch_size, dtype.value)
     found = compose_points(read_sweep(file / DOCUMENT if file.is_dir() else file, overrides or (), allow_env))
     points, invalid, notes = merge_equal(found.valid), found.invalid, []
     _report_invalid(invalid, found.count, skip_invalid)
@@ -102,6 +104,15 @@ def sweep(
         write_csv(csv, table.rows)
     if output is not None and not dry_run:
         write_results(output, table.rows)
+
+
+def _length(text: str) -> int:
+    given = lengths(text)
+    if len(given) > 1:
+        raise HybridgenError(
+            f"--seq-len: a sweep takes one length, given {text}; --where takes others, as in state_bytes(8k)"
+        )
+    return given[0]
 
 
 def _match(points: "Sequence[Point]", equal: "Match", costs: "Costs") -> "tuple[list[Point], Sequence[Invalid], str]":
@@ -173,8 +184,8 @@ class _Table:
             typer.echo()
         wrong = sum(len(one.numbers) for one in self.invalid)
         left_out = f" ({wrong:,} at fault)" if wrong else ""
-        lengths = {self.costs.whole(row.point.spec).setting.seq_len for row in self.rows[:1]}
-        length = f"; costs of {self.costs.batch_size} x {lengths.pop():,} tokens, {self.costs.dtype}" if lengths else ""
+        used = {self.costs.whole(row.point.spec).setting.seq_len for row in self.rows[:1]}
+        length = f"; costs of {self.costs.batch_size} x {used.pop():,} tokens, {self.costs.dtype}" if used else ""
         typer.echo(f"{len(self.rows):,} models of {self.count:,} combinations{left_out}{length}")
         for note in notes:
             typer.echo(printable(note))

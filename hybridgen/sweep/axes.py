@@ -4,6 +4,7 @@ Hydra parses them (`a,b`, `choice`, `range`, `glob`, `sort`, `shuffle`); each va
 which the document takes like any other, so that its faults are worded like any other's.
 """
 
+import math
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -173,6 +174,8 @@ def _labels(text: str, parsed: Any, options: Options) -> list[str]:
 def _check_range(value: Any) -> None:
     """A range may be too long to be listed, or to be shuffled."""
     start, stop, step = value.start, value.stop, 1 if value.step is None else value.step
+    if not all(map(math.isfinite, (start, stop, step))):
+        raise RefusedError("the ends and the step of a range are finite", "write range(start,stop,step)")
     if not step:
         raise RefusedError("the step of a range cannot be 0", "write range(start,stop,step)")
     if (stop - start) / step > MAX_POINTS:

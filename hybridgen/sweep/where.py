@@ -30,8 +30,12 @@ OF_LENGTH = (
 DECIMAL = {"k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 BINARY = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
+LENGTHS = {"": 1, "k": 2**10, "M": 2**20}
+"""The units of a length."""
+
 MAX_LENGTH = 2_000
 MAX_DEPTH = 40
+MAX_TOKENS = 400
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>(?:\d[\d_]*)(?:\.\d*)?(?:[eE][+-]?\d+)?)(?P<unit>[A-Za-z]\w*)?"
     r"|(?P<name>[A-Za-z_]\w*)|(?P<sign><=|>=|==|!=|[-+*/()<>]))"
@@ -82,18 +86,23 @@ class Condition:
 
     Attributes:
         text: As it was written.
+        option: Where it comes from, for messages.
     """
 
     text: str
+    option: str
     _truth: _Truth
 
     def holds(self, metric: Metric) -> bool:
         """Whether it holds for a model whose costs `metric` gives.
 
         Raises:
-            HybridgenError: If it divides by zero.
+            HybridgenError: If it divides by zero, or its numbers become too large.
         """
-        return self._truth.of(metric)
+        try:
+            return self._truth.of(metric)
+        except OverflowError:
+            raise HybridgenError(f"{self.option}: the numbers become too large in {printable(self.text)}") from None
 
 
 def parse_condition(text: str, option: str = "--where") -> Condition:
@@ -107,7 +116,7 @@ def parse_condition(text: str, option: str = "--where") -> Condition:
     """
     if len(text) > MAX_LENGTH:
         raise HybridgenError(f"{option}: a condition has at most {MAX_LENGTH:,} characters")
-    return Condition(text, _Parser(text, option).condition())
+    return Condition(text, option, _Parser(text, option).condition())
 
 
 def parse_amount(text: str, option: str) -> float:
@@ -146,7 +155,10 @@ class _Parser:
         def no_metric(name: str, _: int | None) -> float:
             raise self._error(self.text.find(name), f"an amount is a number, and `{name}` differs from model to model")
 
-        return part.of(no_metric)
+        try:
+            return float(part.of(no_metric))
+        except OverflowError:
+            raise self._error(part.at, "this number is too large") from None
 
     def _tokens(self) -> list[_Token]:
         tokens, at = [], 0
@@ -163,6 +175,8 @@ class _Parser:
                 _Token(kind, text, match["unit"] or "", match.start(kind if kind != "sign" else _group(match)))
             )
             at = match.end()
+            if len(tokens) > MAX_TOKENS:
+                raise self._error(at, f"a condition has at most {MAX_TOKENS} names, numbers and signs")
         return [*tokens, _Token("end", "", "", len(self.text.rstrip()))]
 
     def _sign_help(self, at: int) -> str | None:
@@ -299,9 +313,13 @@ class _Parser:
             raise self._error(opening.at, f"{name} does not depend on a length", f"write {name} alone")
         token = self._peek()
         self.next += token.kind == "number"
-        value, measure = self._value(token) if token.kind == "number" else (0, None)
-        if value < 1 or value != int(value) or measure:
-            raise self._error(token.at, "a length is a whole number of tokens, 1 or more", f"write {name}(8192)")
+        # Lengths are powers of two by habit, and 8k is what `hybridgen cost --seq-len 8k` takes it for.
+        factor = LENGTHS.get(token.unit, 0)
+        value = int(token.text) * factor if token.kind == "number" and token.text.isdecimal() else 0
+        if value < 1:
+            raise self._error(
+                token.at, "a length is a whole number of tokens, 1 or more", f"write {name}(8192) or {name}(8k)"
+            )
         if not self._take(")"):
             raise self._error(self._peek().at, "one length and a closing bracket belong here", f"write {name}(8192)")
         return int(value)

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -142,12 +144,13 @@ def test_places_that_cannot_be_written_are_worded(hybridgen: Program, tmp_path: 
 
 
 def test_costs_are_of_the_setting(hybridgen: Program) -> None:
-    result = hybridgen("sweep", TINY, STATE, "--seq-len", "512", "--batch-size", "2", "--dtype", "float32", "--json")
+    result = hybridgen("sweep", TINY, STATE, "--seq-len", "2k", "--batch-size", "2", "--dtype", "float32", "--json")
     data = json.loads(result.out)
-    assert data["setting"] == {"seq_len": 512, "batch_size": 2, "dtype": "float32"}
+    assert data["setting"] == {"seq_len": 2048, "batch_size": 2, "dtype": "float32"}
     spec = load_spec(TINY, data["points"][0]["overrides"])
-    assert data["points"][0]["metrics"] == cost(spec, 512, 2, dtype="float32").metrics()
+    assert data["points"][0]["metrics"] == cost(spec, 2048, 2, dtype="float32").metrics()
     assert "seq_len: must be a whole number" in hybridgen("sweep", TINY, STATE, "--seq-len", "0").err
+    assert "a sweep takes one length" in hybridgen("sweep", TINY, STATE, "--seq-len", "4k,8k").err
 
 
 def test_sweep_files_and_saved_models(hybridgen: Program, saved: Path) -> None:
@@ -171,6 +174,22 @@ def test_a_thousand_points_take_seconds(hybridgen: Program) -> None:
     result = hybridgen("sweep", TINY, *values, "backbone.attn_mlp_d_intermediate=128,256,384,512,640")
     assert time.perf_counter() - started < 60
     assert "models of 1,000 combinations" in result.out
+
+
+def test_the_commands_of_the_docs_run(hybridgen: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docs = (CONFIGS.parents[1] / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    (tmp_path / "config.yaml").write_text(TINY.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    commands = "".join(re.findall(r"^```sh\n(.*?)^```$", docs, re.DOTALL | re.MULTILINE)).splitlines()
+    assert len(commands) == 3
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        assert program == "hybridgen"
+        result = hybridgen(*arguments)
+        assert (result.status, result.err) == (0, "")
+    shown = re.findall(r"^```yaml\n(.*?)^```$", docs, re.DOTALL | re.MULTILINE)
+    shipped = (CONFIGS.parent / "sweep" / "state-size.yaml").read_text(encoding="utf-8").splitlines(keepends=True)
+    assert shown == ["".join([shipped[0], *shipped[2:]])]  # without its comment
 
 
 def test_choices_of_widths_are_those_that_can_be_changed() -> None:

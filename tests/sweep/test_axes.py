@@ -6,6 +6,8 @@ import random
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hybridgen.sweep.axes import MAX_POINTS, Written, parse_axes
 
@@ -164,3 +166,41 @@ def test_what_gives_no_values_is_worded(text, words):
 def test_all_faults_are_reported_with_their_numbers():
     _, faults = parse_axes([Written("a=1,2"), Written("b"), Written("c=interval(0,1)")], GROUPS.get)
     assert [fault.file for fault in faults] == ["override 2: b", "override 3: c=interval(0,1)"]
+
+
+_WORDS = ["choice", "range", "glob", "interval", "sort", "shuffle", "(", ")", "[", "]", "{", "}", ",", ":", "=", "1"]
+_WORDS += [
+    "2.5",
+    "-3",
+    "inf",
+    "nan",
+    "true",
+    "null",
+    "x",
+    "'",
+    '"',
+    "${a}",
+    "*",
+    "tag",
+    "reverse=true",
+    "str",
+    "int",
+    " ",
+]
+
+
+@given(st.lists(st.sampled_from(_WORDS), max_size=12))
+@settings(deadline=None, max_examples=300)
+def test_any_text_is_values_or_a_worded_fault(words):
+    axes, faults = parse_axes([Written("a=" + "".join(words))], GROUPS.get)
+    assert len(axes) + len(faults) == 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["range(0,inf)", "range(0,nan)", "range(nan,1)", "range(0,1,nan)", "range(-inf,inf)", "range(0,1e308,1e-308)",
+     "sort(1,x)", "sort([1],2)", "shuffle(interval(0,1))", "str(range(0,3))", "int(1.5,x)", "glob([1])", "sort(1)"],
+)  # fmt: skip
+def test_strange_calls_are_values_or_worded_faults(value):
+    axes, faults = parse_axes([Written(f"a={value}")], GROUPS.get)
+    assert len(axes) + len(faults) == 1

@@ -35,7 +35,7 @@ def error_of(text):
         ("params > 1.5e8 - 1", True),
         ("state_bytes <= 64MiB and params < 151M", True),
         ("state_bytes(2) == 128MiB", True),
-        ("decode_flops(8k) == 56k", True),
+        ("decode_flops(8k) == 7 * 8192", True),
         ("100M < params < 200M", True),
         ("100M < params < 120M", False),
         ("params < 1 or kv_bytes == 10 and ssm_bytes == 0", True),
@@ -107,11 +107,19 @@ def test_faults(text, words, caret):
 
 
 def test_deep_and_long_ones_are_refused():
-    assert "nest deeper" in error_of("(" * 500 + "params < 1" + ")" * 500)
-    assert "nest deeper" in error_of("not " * 300 + "params < 1")
-    assert "nest deeper" in error_of("-" * 500 + "params < 1")
+    assert "nest deeper" in error_of("(" * 150 + "params < 1" + ")" * 150)
+    assert "nest deeper" in error_of("not " * 150 + "params < 1")
+    assert "nest deeper" in error_of("-" * 150 + "params < 1")
     assert "at most 2,000 characters" in error_of("params < 1 and " * 500)
+    assert "at most 400 names" in error_of("params < 1" + "+1" * 900)
     assert error_of("params < " + "1 + " * 100 + "x").count("\n") == 2
+    assert holds("params < 1" + "+1M" * 198)
+
+
+def test_numbers_beyond_bounds_are_worded():
+    assert "too large" in error_of("params < " + "9" * 400 + " * 1.5")
+    with pytest.raises(HybridgenError, match="too large"):
+        parse_amount("9" * 400, "--match")
 
 
 @given(st.text(alphabet="params(<)and or not12MiB*/+-.=state_bytes ", max_size=40))
