@@ -49,7 +49,7 @@ Where = Annotated[
 MatchWhat = Annotated[
     str | None, typer.Option(help="Make points equal in a cost, to the first or to a value: params, params=130M.")
 ]
-MatchByWidth = Annotated[MatchBy, typer.Option(help="The width that is changed for it.")]
+MatchByWidth = Annotated[MatchBy, typer.Option(help="The width that --match changes.")]
 Tolerance = Annotated[float, typer.Option(help="How far off a point may be, as a share.")]
 SkipInvalid = Annotated[bool, typer.Option("--skip-invalid", help="Go on without the points at fault.")]
 SeqLen = Annotated[

@@ -27,7 +27,7 @@ class Row:
     metrics: dict[str, int]
 
     def plain(self) -> dict[str, Any]:
-        """Everything as plain data, for JSON."""
+        """Everything as plain data, for JSON; `spec` rebuilds the model, also one whose width was changed."""
         point = self.point
         return {
             "id": point.id,
@@ -38,6 +38,7 @@ class Row:
             "overrides": list(point.overrides),
             "width": point.width,
             "metrics": self.metrics,
+            "spec": point.spec.document(),
         }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridgen import cost, load_spec
+from hybridgen import ModelSpec, cost, load_spec
 from hybridgen.cli.sweep import MatchBy, _short_names
 from hybridgen.sweep import MATCH_BY
 from tests.cli.conftest import CONFIGS, TINY, Program
@@ -95,6 +95,7 @@ def test_equal_sizes_are_reported(hybridgen: Program) -> None:
     result = hybridgen(*arguments, "--match", "params", "--json")
     points = json.loads(result.out)["points"]
     sizes = [point["metrics"]["params"] for point in points]
+    assert [cost(ModelSpec.model_validate(point["spec"])).metrics()["params"] for point in points] == sizes
     assert sizes[0] == 128_989_632
     assert max(sizes) / min(sizes) < 1.05
     assert points[0]["width"] == 768
@@ -124,6 +125,7 @@ def test_files_hold_the_table(hybridgen: Program, tmp_path: Path) -> None:
         spec = load_spec(TINY, line["overrides"])
         metrics = cost(spec).metrics()
         assert line["metrics"] == metrics
+        assert ModelSpec.model_validate(line["spec"]) == spec
         assert {name: int(row[name]) for name in metrics} == metrics
         assert row["id"] == line["id"]
         assert row["backbone.ssm.d_state"] == line["values"]["backbone.ssm.d_state"]
