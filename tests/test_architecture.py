@@ -30,11 +30,13 @@ ARROWS = {
     "vision": PARTS_OF_A_MODEL | {"builder"},
     "costs": {"errors", "spec"},
     "drawing": {"errors", "spec", "costs", "output_file"},
+    "tasks": {"errors"},
+    "probing": {"errors", "spec", "allocator", "model", "builder", "costs", "tasks"},
     "comparison": {"errors", "spec", "costs"},
     "curves": {"errors", "spec", "costs", "output_file"},
     "cli": PARTS_OF_A_MODEL
     | {"__init__", "allocator", "ops", "builder", "checkpoint", "export", "interop", "vision", "weight_files"}
-    | {"costs", "drawing", "comparison", "curves", "output_file"},
+    | {"costs", "drawing", "comparison", "curves", "probing", "output_file"},
 }
 PUBLIC_NAMES = "__init__"  # hybridgen/__init__.py imports any part, but only when a name is used
 OPTIONAL = {
