@@ -9,6 +9,10 @@ from typing import Any
 # Two-sided 95 % quantiles of Student's t for 1 ... 10 degrees of freedom; beyond, an expansion is exact to 0.001.
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 _Z95 = 1.959964
+_REPORTED = (
+    "task", "role", "chance", "learning_rate", "accuracy", "interval", "macro_accuracy", "threshold_steps", "reached",
+    "evaluations",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -103,9 +107,8 @@ class TaskResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain data, for JSON."""
-        names = ("task", "role", "chance", "learning_rate", "accuracy", "interval", "macro_accuracy")
-        names += ("threshold_steps", "reached", "evaluations")
-        return {**{name: getattr(self, name) for name in names}, "runs": [asdict(run) for run in self.runs]}
+        plain = {name: getattr(self, name) for name in _REPORTED}
+        return {**plain, "runs": [asdict(run) for run in self.runs]}
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ class Task(ABC):
         """Returns what a model is tested on, by name; the last is the headline."""
         return {"test": self}
 
-    def sample(self, indices: Int[Tensor, "B"] | Iterable[int], split: Split = "train", seed: int = 0) -> Examples:
+    def sample(self, indices: Int[Tensor, " B"] | Iterable[int], split: Split = "train", seed: int = 0) -> Examples:
         """Makes samples. Sample i of a split and a seed is always the same, in whatever batch it is asked for.
 
         Args:

@@ -34,7 +34,7 @@ def mixed(bits: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
     return bits ^ _shifted(bits, 31)
 
 
-def row_hash(tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B"]:
+def row_hash(tokens: Int[Tensor, "B T"]) -> Float[Tensor, " B"]:
     """Hashes rows of tokens to numbers in [0, 1)."""
     places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device) * _GOLDEN
     return _fraction(mixed(mixed(tokens + places).sum(1) + tokens.shape[1]))
@@ -52,21 +52,21 @@ class Draws:
         device: Where the numbers are made.
     """
 
-    def __init__(self, seed: int, split: str, indices: Int[Tensor, "B"], attempt: int = 0) -> None:
+    def __init__(self, seed: int, split: str, indices: Int[Tensor, " B"], attempt: int = 0) -> None:
         self.count, self.device = len(indices), indices.device
         first = torch.tensor([seed], device=self.device)
         key = mixed(mixed(first + _GOLDEN) + _step(_STREAMS[split]))
         self._key = mixed(mixed(key + indices.long() * _GOLDEN) + _step(attempt))
         self._calls = 0
 
-    def uniform(self, *shape: int) -> Float[Tensor, "B *shape"]:
+    def uniform(self, *shape: int) -> Float[Tensor, " B *shape"]:
         """Draws numbers in [0, 1), float64, of shape (B, *shape)."""
         self._calls += 1
         stream = mixed(self._key + _step(self._calls))
         places = torch.arange(1, math.prod(shape) + 1, device=self.device) * _GOLDEN
         return _fraction(mixed(stream[:, None] + places)).view(self.count, *shape)
 
-    def integers(self, high: int, *shape: int) -> Int[Tensor, "B *shape"]:
+    def integers(self, high: int, *shape: int) -> Int[Tensor, " B *shape"]:
         """Draws whole numbers below `high`, of shape (B, *shape)."""
         return (self.uniform(*shape) * high).long()
 

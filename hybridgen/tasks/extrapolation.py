@@ -1,6 +1,6 @@
 """Length extrapolation: a task trained short and tested longer."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 from hybridgen.errors import HybridgenError
@@ -30,7 +30,7 @@ class LengthExtrapolation(Task):
 
     vocab_size: int = 0
     seq_len: int = 0
-    task: Scalable = InContextRecall(vocab_size=16, seq_len=64)
+    task: Scalable = field(default_factory=lambda: InContextRecall(vocab_size=16, seq_len=64))
     factor: int = 4
 
     def __post_init__(self) -> None:
@@ -38,11 +38,11 @@ class LengthExtrapolation(Task):
             raise HybridgenError(
                 f"{self.name}.task: must be a recall, copying or state tracking task; given {type(self.task).__name__}"
             )
-        for field in ("vocab_size", "seq_len"):
-            own = getattr(self.task, field)
-            if getattr(self, field) not in (0, own):
-                self.refuse(field, f"is the task's, {own}; leave it out")
-            object.__setattr__(self, field, own)
+        for name in ("vocab_size", "seq_len"):
+            own = getattr(self.task, name)
+            if getattr(self, name) not in (0, own):
+                self.refuse(name, f"is the task's, {own}; leave it out")
+            object.__setattr__(self, name, own)
         super().__post_init__()
 
     def check(self) -> None:

@@ -42,9 +42,11 @@ class Memorization(Task):
         """Values are equally likely."""
         return 1 / self.facts
 
-    def values(self) -> Int[Tensor, "facts"]:
+    def values(self) -> Int[Tensor, " facts"]:
         """Returns the value of each key; no two keys share one."""
-        return self.facts + Draws(self.facts_seed, "facts", torch.zeros(1, dtype=torch.long)).permutations(self.facts)[0]
+        return (
+            self.facts + Draws(self.facts_seed, "facts", torch.zeros(1, dtype=torch.long)).permutations(self.facts)[0]
+        )
 
     def draw(self, draws: Draws, split: Split) -> Examples:
         """Makes one sample for each index of `draws`."""
