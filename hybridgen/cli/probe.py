@@ -57,11 +57,13 @@ def probe(
     allow_env: AllowEnv = False,
 ) -> None:
     """Train a model on synthetic tasks, beside an attention baseline and an MLP control."""
+    from hybridgen.allocator import keep_memory
     from hybridgen.output_file import output_file, replaced_file
     from hybridgen.probing import probe as run_probe
 
     spec = read_model(model, overrides or (), allow_env)
     target = None if output is None else output_file(output, "probe.json")
+    keep_memory()
     result = run_probe(
         spec,
         preset.value,

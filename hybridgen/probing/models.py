@@ -86,24 +86,26 @@ class LanguageModel(TaskModel):
 
 
 class Autoencoder(TaskModel):
-    """Predicts all tokens from the hidden state of the last one (MAD, arXiv 2403.17844, appendix B.1).
+    """Predicts all tokens from the hidden state of the last one, as MAD does (arXiv 2403.17844, appendix B.1).
 
-    logits_t = W2 gelu(W1 (h_T + p_t)), with p_t the fixed sines and cosines of Vaswani et al. (arXiv 1706.03762, 3.5).
+    The model without its head is the encoder: h_T, its last hidden state. At each position h_T + p_t, with p_t the
+    fixed sines and cosines of Vaswani et al. (arXiv 1706.03762, 3.5), goes through an MLP that does not widen, of two
+    normed hidden layers with GELU, to the vocabulary. The same for every model, so what differs is h_T.
     """
 
     def __init__(self, model: HybridModel, vocab_size: int, seed: int) -> None:
         super().__init__(model)
-        d_model = model.spec.backbone.d_model
+        width = model.spec.backbone.d_model
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            decoder = nn.Sequential(nn.Linear(d_model, d_model), nn.GELU(), nn.Linear(d_model, vocab_size))
+            hidden = [part for _ in range(2) for part in (nn.RMSNorm(width), nn.Linear(width, width), nn.GELU())]
+            decoder = nn.Sequential(*hidden, nn.RMSNorm(width), nn.Linear(width, vocab_size))
         self.decoder = decoder.to(model.device)
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Returns logits."""
         last = self.model(tokens, num_last_tokens=1)
-        places = sinusoids(tokens.shape[1], last.shape[2], last.device).to(last.dtype)
-        logits: Tensor = self.decoder(last + places)
+        logits: Tensor = self.decoder(last + sinusoids(tokens.shape[1], last.shape[2], last.device))
         return logits
 
 

@@ -45,12 +45,12 @@ _SMALL: dict[str, Task] = {
     "noisy-recall": NoisyRecall(vocab_size=32, seq_len=32),
     "fuzzy-recall": FuzzyRecall(vocab_size=16, seq_len=32, key_size=2, value_size=2),
     "selective-copying": SelectiveCopying(vocab_size=16, seq_len=32, tokens=6),
-    "compression": Compression(vocab_size=16, seq_len=12),
+    "compression": Compression(vocab_size=8, seq_len=8),
     "memorization": Memorization(vocab_size=128, seq_len=16),
     "multi-query-recall": MultiQueryRecall(vocab_size=64, seq_len=32, pairs=4),
     "length-extrapolation": LengthExtrapolation(task=InContextRecall(vocab_size=16, seq_len=32), factor=4),
     "parity": StateTracking(group="parity", seq_len=16),
-    "s3": StateTracking(group="s3", seq_len=16),
+    "s3": StateTracking(group="s3", seq_len=6),
 }
 _PUBLISHED: dict[str, Task] = {
     "in-context-recall": InContextRecall(),
@@ -67,7 +67,7 @@ _PUBLISHED: dict[str, Task] = {
 }
 
 _SMOKE = Training(steps=4, batch_size=8, warmup=1, evaluate_every=2, test_examples=16)
-_TINY = Training(steps=600)
+_TINY = Training(steps=600, evaluate_every=50)
 # MAD: 12,800 prompts, 200 epochs, batches of 128, the best of three rates; 256 prompts for memorisation.
 _MAD = Training(
     steps=20_000,

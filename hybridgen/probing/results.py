@@ -27,7 +27,7 @@ class Run:
         steps: Steps that were taken; fewer than asked if the task was solved before.
         accuracy: Share of right answers in the headline test.
         macro_accuracy: The same, as a mean over the different answers.
-        loss: Mean cross entropy of the answers.
+        loss: Mean cross entropy of the answers; None if it is no number.
         threshold_step: The first tested step at which the accuracy was at the threshold; None if never.
         curve: Steps and accuracies of the tests on the way.
         evaluations: Accuracy in each test by name; several for length extrapolation.
@@ -43,7 +43,7 @@ class Run:
     steps: int
     accuracy: float
     macro_accuracy: float
-    loss: float
+    loss: float | None
     threshold_step: int | None
     curve: tuple[tuple[int, float], ...]
     evaluations: dict[str, float]
@@ -169,7 +169,9 @@ def t95(freedom: int) -> float:
     if freedom <= len(_T95):
         return _T95[freedom - 1]
     z = _Z95
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
 def grouped(runs: Sequence[Run], chances: dict[str, float]) -> tuple[TaskResult, ...]:

@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from hybridgen.errors import HybridgenError
 from hybridgen.probing.measuring import score
-from hybridgen.probing.models import build_for
+from hybridgen.probing.models import TaskModel, build_for
 from hybridgen.probing.results import Run
 from hybridgen.spec.model import ModelSpec
 from hybridgen.tasks import IGNORED, Examples, Task
@@ -106,29 +106,9 @@ def train_on_task(
     with torch.random.fork_rng():  # dropout draws from the global generator, which is the caller's
         torch.manual_seed(seed)
         model = build_for(spec, task, device=device, seed=seed)
-        optimizer = torch.optim.AdamW(_groups(model, training.weight_decay), lr=rate)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, training.rate_factor)
         tests = {test: _test_set(one, training, model.device) for test, one in task.evaluations().items()}
         headline = list(tests)[-1]
-        curve: list[tuple[int, float]] = []
-        steps, has_diverged = 0, False
-        for steps, indices in enumerate(_batches(training, seed), start=1):
-            loss = _loss(model, task.sample(indices.to(model.device), "train", seed), training.loss)
-            has_diverged = not bool(torch.isfinite(loss))
-            if has_diverged:
-                break
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), _CLIPPED)
-            optimizer.step()
-            schedule.step()
-            if steps % training.evaluate_every == 0 or steps == training.steps:
-                accuracy = score(model, tests[headline]).accuracy
-                curve.append((steps, accuracy))
-                if progress is not None:
-                    progress(steps, accuracy)
-                if accuracy >= training.stop_at:
-                    break
+        learning = _learn(model, task, training, rate, seed, tests[headline], progress)
         scores = {test: score(model, batches) for test, batches in tests.items()}
     last = scores[headline]
     return Run(
@@ -136,17 +116,57 @@ def train_on_task(
         task=name or task.name,
         seed=seed,
         learning_rate=rate,
-        steps=steps,
+        steps=learning.steps,
         accuracy=last.accuracy,
         macro_accuracy=last.macro_accuracy,
-        loss=last.loss,
-        threshold_step=next((step for step, accuracy in curve if accuracy >= training.threshold), None),
-        curve=tuple(curve),
+        loss=last.loss if math.isfinite(last.loss) else None,
+        threshold_step=next((step for step, accuracy in learning.curve if accuracy >= training.threshold), None),
+        curve=tuple(learning.curve),
         evaluations={test: one.accuracy for test, one in scores.items()},
-        has_diverged=has_diverged,
+        has_diverged=learning.has_diverged,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         seconds=time.perf_counter() - started,
     )
+
+
+class _Learning(NamedTuple):
+    """How a training went: steps taken, steps and accuracies of the tests on the way, whether the loss was lost."""
+
+    steps: int
+    curve: list[tuple[int, float]]
+    has_diverged: bool
+
+
+def _learn(
+    model: TaskModel,
+    task: Task,
+    training: Training,
+    rate: float,
+    seed: int,
+    test: Sequence[Examples],
+    progress: Callable[[int, float], None] | None,
+) -> _Learning:
+    """Trains a model in place."""
+    optimizer = torch.optim.AdamW(_groups(model, training.weight_decay), lr=rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, training.rate_factor)
+    curve: list[tuple[int, float]] = []
+    for step, indices in enumerate(_batches(training, seed), start=1):
+        loss = _loss(model, task.sample(indices.to(model.device), "train", seed), training.loss)
+        if not bool(torch.isfinite(loss)):
+            return _Learning(step, curve, True)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), _CLIPPED)
+        optimizer.step()
+        schedule.step()
+        if step % training.evaluate_every == 0 or step == training.steps:
+            accuracy = score(model, test).accuracy
+            curve.append((step, accuracy))
+            if progress is not None:
+                progress(step, accuracy)
+            if accuracy >= training.stop_at:
+                return _Learning(step, curve, False)
+    return _Learning(training.steps, curve, False)
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:

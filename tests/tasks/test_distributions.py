@@ -22,7 +22,7 @@ from hybridgen.tasks.state_tracking import multiplication_table
 
 
 def _is_uniform(values, classes):
-    """Whether Pearson's chi-square is within 4.5 deviations of its mean (Wilson-Hilferty), for values in 0 .. classes - 1."""
+    """Whether Pearson's chi-square is within 4.5 deviations of its mean (Wilson and Hilferty's approximation)."""
     counts = torch.bincount(torch.as_tensor(values).flatten(), minlength=classes).double()
     assert len(counts) == classes
     expected = counts.sum() / classes
