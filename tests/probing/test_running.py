@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import asdict, replace
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import hybridgen as hg
 from hybridgen.errors import HybridgenError
 from hybridgen.probing import PRESETS, Training, attention_baseline, mlp_control, probe, train_on_task
+from hybridgen.probing.running import _Job, _results
 from hybridgen.probing.training import _batches
 from hybridgen.tasks import InContextRecall, SelectiveCopying, StateTracking
 
@@ -144,6 +146,19 @@ def test_processes_give_the_same_results():
         return [replace(run, loss=round(run.loss or 0, 4)) for run in found]
 
     assert plain(alone) == plain(together)
+
+
+class Deadly(InContextRecall):
+    """A task whose process dies, as one that the system kills for its memory."""
+
+    def draw(self, draws, split):
+        os._exit(1)
+
+
+def test_a_process_that_dies_ends_the_probe_with_words():
+    job = _Job(SPEC.document(), Deadly(vocab_size=8, seq_len=8), SHORT, "deadly", "model", 1e-3, 0, "cpu")
+    with pytest.raises(HybridgenError, match="a process of the probe died, perhaps for lack of memory; give --jobs 1"):
+        list(_results([job, job], jobs=2))
 
 
 @pytest.mark.parametrize(
