@@ -80,10 +80,7 @@ def probe(
     if target is not None:
         with replaced_file(target) as file:
             file.write_text(text + "\n", encoding="utf-8")
-    if as_json:
-        typer.echo(text)
-    else:
-        _print(result)
+    typer.echo(text) if as_json else _print(result)
 
 
 def _tell(done: int, count: int, run: "Run") -> None:
