@@ -30,13 +30,15 @@ ARROWS = {
     "vision": PARTS_OF_A_MODEL | {"builder"},
     "costs": {"errors", "spec"},
     "drawing": {"errors", "spec", "costs", "output_file"},
+    "tasks": {"errors"},
+    "probing": {"errors", "spec", "allocator", "model", "builder", "costs", "tasks"},
     "comparison": {"errors", "spec", "costs"},
     "curves": {"errors", "spec", "costs", "output_file"},
     "sweep": {"errors", "spec", "costs", "output_file"},
     "hydra": {"errors", "spec"},
     "cli": PARTS_OF_A_MODEL
     | {"__init__", "allocator", "ops", "builder", "checkpoint", "export", "interop", "vision", "weight_files"}
-    | {"costs", "drawing", "comparison", "curves", "output_file", "sweep"},
+    | {"costs", "drawing", "comparison", "curves", "output_file", "sweep", "probing"},
 }
 PUBLIC_NAMES = "__init__"  # hybridgen/__init__.py imports any part, but only when a name is used
 OPTIONAL = {

@@ -17,6 +17,7 @@ from hybridgen.cli.export_onnx import export_onnx
 from hybridgen.cli.generate import generate
 from hybridgen.cli.import_model import import_model
 from hybridgen.cli.plot import plot
+from hybridgen.cli.probe import probe
 from hybridgen.cli.prune_budget import prune_budget
 from hybridgen.cli.schema import schema
 from hybridgen.cli.show import show
@@ -58,6 +59,7 @@ app.command()(classify)
 app.command("import")(import_model)
 app.command("export")(export_model)
 app.command("onnx")(export_onnx)
+app.command()(probe)
 app.command("prune-budget")(prune_budget)
 app.command()(sweep)
 app.command()(schema)
