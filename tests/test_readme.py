@@ -47,8 +47,9 @@ def test_python_example_runs(config: Path) -> None:
 
 
 def test_commands_run(config: Path) -> None:
-    (block,) = (block for block in _blocks("sh") if "hybridgen check" in block)
-    for line in block.splitlines():
+    blocks = [block for block in _blocks("sh") if "config.yaml" in block]
+    assert len(blocks) == 2
+    for line in "".join(blocks).replace("\\\n", "").splitlines():
         program, *arguments = shlex.split(line, comments=True)
         assert program == "hybridgen"
         result = _run(*arguments)
