@@ -20,7 +20,7 @@ from hybridgen.spec.document import BACKBONE_KEYS, MIXERS
 from tests.helpers.language_server import LanguageServer
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+MODELS = sorted((ROOT / "configs" / "model").glob("*.yaml"))
 BACKBONE = "backbone:\n  d_model: 64\n  n_layer: 8\n"
 STACK = "backbone:\n  d_model: 64\n"
 
@@ -117,8 +117,8 @@ def editor(server: LanguageServer) -> Editor:
     return Editor(server)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_shipped_configs_have_no_faults(server: LanguageServer, path: Path) -> None:
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+def test_shipped_models_have_no_faults(server: LanguageServer, path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert server.open(path, text) == []
     # by its own first line the server has found the schema
