@@ -34,14 +34,19 @@ class Log(StrEnum):
 
 
 Models = Annotated[
-    list[Path], typer.Argument(help="YAML documents of models, or directories of saved ones.", show_default=False)
+    list[Path],
+    typer.Argument(
+        help="YAML documents, directories of saved models, or config.json of mamba-ssm, Vim, x-transformers or Zonos.",
+        show_default=False,
+    ),
 ]
 Y = Annotated[
     str,
     typer.Option(
         "--y",
         help="What is drawn: decode_flops, prefill_flops, train_flops, state_bytes, kv_bytes, ssm_bytes, weight_bytes, "
-        "activation_bytes, train_memory, params, active_params or non_embedding_params.",
+        "activation_bytes, train_memory, params, active_params, non_embedding_params; with --device "
+        "prefill_tokens_per_s, decode_tokens_per_s or train_tokens_per_s.",
         show_default=False,
     ),
 ]
@@ -79,9 +84,13 @@ def plot(
     checkpointing: Annotated[
         Recompute, typer.Option(help="What training computes again instead of keeping.")
     ] = Recompute.none,
+    device: Annotated[
+        str | None, typer.Option(help="Device whose speed is drawn: a name, such as h100, or a YAML file.")
+    ] = None,
     allow_env: AllowEnv = False,
 ) -> None:
     """Draw what models cost against length, depth or width, from their documents alone, as a picture or a page."""
+    from hybridgen.costs.devices import read_device
     from hybridgen.curves import Range, cost_curves, parse_count, save_curves
     from hybridgen.curves.sampling import Setting
 
@@ -94,7 +103,8 @@ def plot(
         points,
     )
     length = None if seq_len is None else parse_count(seq_len, "--seq-len")
-    setting = Setting(length, batch_size, dtype.value, causal.value, checkpointing.value)
+    target = None if device is None else read_device(device)
+    setting = Setting(length, batch_size, dtype.value, causal.value, checkpointing.value, target)
     specs = _labelled(models, [read_model(model, allow_env=allow_env) for model in models])
     curves = cost_curves(specs, x.value, y, within, setting)
     written = save_curves(curves, output, log.value if log else None)

@@ -10,7 +10,7 @@ class Mark(NamedTuple):
     """A point to point out, and what is there."""
 
     x: int
-    y: int
+    y: float
     text: str
 
 
@@ -28,7 +28,12 @@ def parts_meet(along: Mapping[int, ModelCost]) -> list[Mark]:
 
 
 def crossing(
-    first: str, second: str, one: Callable[[int], int], other: Callable[[int], int], xs: Sequence[int]
+    first: str,
+    second: str,
+    one: Callable[[int], float],
+    other: Callable[[int], float],
+    xs: Sequence[int],
+    lead: str = "costs more",
 ) -> list[Mark]:
     """Marks where the first curve passes the second: the least x of a new order, found to the unit by bisection.
 
@@ -38,6 +43,7 @@ def crossing(
         one: The first curve.
         other: The second.
         xs: Where they were looked at; a double crossing between two of these is not seen.
+        lead: What is said of the upper curve.
     """
     marks = []
     before = None
@@ -51,10 +57,10 @@ def crossing(
                 middle = (low + high) // 2
                 low, high = (low, middle) if _order(one(middle), other(middle)) == above else (middle, high)
             top = first if above > 0 else second
-            marks.append(Mark(high, one(high), f"{top} costs more from {high:,} tokens"))
+            marks.append(Mark(high, one(high), f"{top} {lead} from {high:,} tokens"))
         before = (x, above)
     return marks
 
 
-def _order(one: int, other: int) -> int:
+def _order(one: float, other: float) -> int:
     return (one > other) - (one < other)

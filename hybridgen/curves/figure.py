@@ -226,7 +226,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     return [heights[index] for index in range(len(wanted))]
 
 
-def _last(ys: Sequence[int]) -> int:
+def _last(ys: Sequence[float]) -> float:
     """Where the line ends; a logarithmic axis shows no zeros."""
     return next((y for y in reversed(ys) if y), 0)
 

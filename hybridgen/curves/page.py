@@ -17,7 +17,9 @@ _PAGE = """<!DOCTYPE html>
 <style>
 body {{ margin: 0 auto; max-width: 60rem; padding: 1rem; font: 15px/1.5 system-ui, sans-serif; color: #222;
   background: #fff; }}
-#picture {{ position: relative; }}
+/* On a phone the picture is wider than the screen and scrolls: its text stays legible. */
+.scroll {{ overflow-x: auto; }}
+#picture {{ position: relative; min-width: 36rem; }}
 #picture svg {{ display: block; width: 100%; height: auto; }}
 #tip {{ position: absolute; pointer-events: none; padding: .4rem .6rem; background: #fffffff2; border: 1px solid #bbb;
   border-radius: 4px; font-size: 13px; white-space: nowrap; z-index: 1; }}
@@ -29,10 +31,10 @@ body {{ margin: 0 auto; max-width: 60rem; padding: 1rem; font: 15px/1.5 system-u
 </style>
 </head>
 <body>
-<div id="picture" tabindex="0" role="img" aria-label="{title}; arrow keys read the points">
+<div class="scroll"><div id="picture" tabindex="0" role="img" aria-label="{title}; arrow keys read the points">
 {svg}
 <div id="line" hidden></div><div id="tip" hidden></div>
-</div>
+</div></div>
 <details><summary>The numbers</summary><div class="table">{table}</div></details>
 <script id="data" type="application/json">{data}</script>
 <script>
@@ -124,12 +126,17 @@ def _x_words(curves: CurveSet, x: int) -> str:
     return f"{tokens_written(x)} tokens" if curves.x == "seq_len" else f"{curves.x} = {x:,}"
 
 
+def _exact(value: float) -> str:
+    """A cost with all its digits; a speed, which is an estimate, with as many as tell something."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
 def _table(curves: CurveSet) -> str:
     """The exact numbers."""
     head = "".join(f"<th>{html.escape(curve.label)}</th>" for curve in curves.curves)
     found = [dict(zip(curve.xs, curve.ys, strict=True)) for curve in curves.curves]
     rows = []
     for x in sorted({x for one in found for x in one}):
-        cells = "".join(f"<td>{one[x]:,}</td>" if x in one else "<td></td>" for one in found)
+        cells = "".join(f"<td>{_exact(one[x])}</td>" if x in one else "<td></td>" for one in found)
         rows.append(f"<tr><th>{x:,}</th>{cells}</tr>")
     return f"<table><tr><th>{curves.x}</th>{head}</tr>{''.join(rows)}</table>"

@@ -17,7 +17,7 @@ _STEPS = {
 
 
 class Quantity(NamedTuple):
-    """One of `ModelCost.metrics()`: what it is called on an axis, and the scale that its numbers are written in."""
+    """One of `ModelCost.metrics()`, or a speed: what it is called on an axis, and the scale of its numbers."""
 
     title: str
     scale: Scale
@@ -36,9 +36,14 @@ QUANTITIES = {
     "ssm_bytes": Quantity("States of scans and convolutions", "bytes"),
     "activation_bytes": Quantity("Activations kept in training", "bytes"),
     "train_memory": Quantity("Training memory of one device", "bytes"),
+    "prefill_tokens_per_s": Quantity("Prefill, tokens per second at best", "flops"),
+    "decode_tokens_per_s": Quantity("Decoding, tokens per second at best", "flops"),
+    "train_tokens_per_s": Quantity("Training, tokens per second at best", "flops"),
 }
-"""The metrics of a cost that can be drawn, by name."""
-STATE_METRICS = ("state_bytes", "kv_bytes", "ssm_bytes")
+"""What can be drawn, by name."""
+SPEEDS = {"prefill_tokens_per_s": "prefill", "decode_tokens_per_s": "decode", "train_tokens_per_s": "training"}
+"""Those that a device decides, each with the call in `Roofline` that it is the speed of; the rest are metrics."""
+STATE_METRICS = ("state_bytes", "kv_bytes", "ssm_bytes", "decode_tokens_per_s")
 """Those that only a model that decodes has."""
 
 

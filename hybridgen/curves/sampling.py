@@ -4,12 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 from hybridgen.costs import ModelCost, cost
+from hybridgen.costs.devices import Device, Roofline, roofline
 from hybridgen.costs.results import Causal, Checkpointing
 from hybridgen.curves.crossings import Mark, crossing, parts_meet
-from hybridgen.curves.quantities import QUANTITIES, STATE_METRICS
+from hybridgen.curves.quantities import QUANTITIES, SPEEDS, STATE_METRICS
 from hybridgen.curves.scaling import at_depth, at_width, depth_step, width_step
 from hybridgen.errors import HybridgenError
 from hybridgen.spec import ModelSpec
+from hybridgen.spec.spelling import nearest
 
 Axis = Literal["seq_len", "n_layer", "d_model"]
 _LENGTHS = (1024, 2**20)
@@ -35,13 +37,26 @@ class Range(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What the axis leaves open. See `hybridgen.cost`; None for seq_len is its default."""
+    """What the axis leaves open. See `hybridgen.cost`; None for seq_len is its own. A device is for speeds."""
 
     seq_len: int | None = None
     batch_size: int = 1
     dtype: str = "bfloat16"
     causal: Causal = "half"
     checkpointing: Checkpointing = "none"
+    device: Device | None = None
+
+    def cost(self, spec: ModelSpec, seq_len: int | None) -> ModelCost:
+        """What a design costs at a length."""
+        return cost(
+            spec, seq_len, self.batch_size, dtype=self.dtype, causal=self.causal, checkpointing=self.checkpointing
+        )
+
+    def measure(self, one: ModelCost, y: str) -> float:
+        """A number of a cost, by its name in `QUANTITIES`."""
+        if self.device is None:
+            return one.metrics()[y]
+        return _speed(roofline(one, self.device), y)
 
 
 class Curve(NamedTuple):
@@ -49,7 +64,7 @@ class Curve(NamedTuple):
 
     label: str
     xs: tuple[int, ...]
-    ys: tuple[int, ...]
+    ys: tuple[float, ...]
     part: bool = False
 
 
@@ -83,22 +98,24 @@ def cost_curves(
     """
     within, setting = within or Range(), setting or Setting()
     _check(specs, x, y, within)
+    _check_device(y, setting.device)
     within = _ends(specs, x, within)
     costs = {label: _costs(label, spec, x, within, setting) for label, spec in specs.items()}
     for label, along in costs.items():
         if y in STATE_METRICS and not all(one.has_state for one in along.values()):
             raise HybridgenError(f"{label}: cannot decode, so it has no {y}; choose another model, or another --y")
-    curves = [_curve(label, along, y) for label, along in costs.items()]
+    curves = [_curve(label, along, y, setting) for label, along in costs.items()]
     marks: list[Mark] = []
     if x == "seq_len" and len(specs) == 1 and y == "state_bytes":
         along = next(iter(costs.values()))
         if all(any(one.metrics()[part] for one in along.values()) for part in ("kv_bytes", "ssm_bytes")):
-            curves += [_curve(QUANTITIES[part].title, along, part, True) for part in ("kv_bytes", "ssm_bytes")]
+            curves += [_curve(QUANTITIES[part].title, along, part, setting, True) for part in ("kv_bytes", "ssm_bytes")]
             marks += parts_meet(along)
     elif x == "seq_len" and len(specs) == 2:
         tops = [_at(spec, setting, y) for spec in specs.values()]
-        marks += crossing(curves[0].label, curves[1].label, tops[0], tops[1], curves[0].xs)
-    return CurveSet(x, y, tuple(curves), tuple(marks), _held(x, next(iter(costs.values())), setting))
+        lead = "is faster" if y in SPEEDS else "costs more"
+        marks += crossing(curves[0].label, curves[1].label, tops[0], tops[1], curves[0].xs, lead)
+    return CurveSet(x, y, tuple(curves), tuple(marks), _held(x, y, next(iter(costs.values())), setting))
 
 
 def _check(specs: Mapping[str, ModelSpec], x: str, y: str, within: Range) -> None:
@@ -107,7 +124,9 @@ def _check(specs: Mapping[str, ModelSpec], x: str, y: str, within: Range) -> Non
     if x not in get_args(Axis):
         raise HybridgenError(f"x: must be one of {', '.join(get_args(Axis))}; given {x!r}")
     if y not in QUANTITIES:
-        raise HybridgenError(f"y: must be one of {', '.join(QUANTITIES)}; given {y!r}")
+        near = nearest(y, QUANTITIES)
+        advice = f"; closest is {near!r}" if near else ""
+        raise HybridgenError(f"y: must be one of {', '.join(QUANTITIES)}; given {y!r}{advice}")
     first, last = within.first, within.last
     if within.values and (first, last, within.points) != (None, None, None):
         raise HybridgenError("values says every point; leave out from, to and points")
@@ -117,14 +136,28 @@ def _check(specs: Mapping[str, ModelSpec], x: str, y: str, within: Range) -> Non
         raise HybridgenError(f"points: must be 2 or more; given {within.points}")
 
 
+def _check_device(y: str, device: Device | None) -> None:
+    if y in SPEEDS and device is None:
+        raise HybridgenError(f"y: {y} is the speed of a device; name one as device, such as h100")
+    if y not in SPEEDS and device is not None:
+        raise HybridgenError(f"device: {y} is the same on all devices; leave it out, or draw {', '.join(SPEEDS)}")
+
+
+def _speed(best: Roofline, y: str) -> float:
+    estimate = getattr(best, SPEEDS[y])
+    return estimate.tokens_per_second if estimate is not None else 0.0
+
+
 def _costs(label: str, spec: ModelSpec, x: Axis, within: Range, setting: Setting) -> dict[int, ModelCost]:
+    if x == "seq_len" and spec.input.type == "patches" and not within.values:
+        raise HybridgenError(f"{label}: reads images, whose number of tokens is fixed; give --x n_layer or d_model")
     values = sorted(set(within.values)) or (_lengths(within) if x == "seq_len" else _multiples(label, spec, x, within))
     costs = {}
     for value in values:
         try:
             changed = spec if x == "seq_len" else at_depth(spec, value) if x == "n_layer" else at_width(spec, value)
             length = value if x == "seq_len" else setting.seq_len
-            costs[value] = cost(changed, **{**setting._asdict(), "seq_len": length})
+            costs[value] = setting.cost(changed, length)
         except HybridgenError as error:
             raise HybridgenError(f"{label}: {x} = {value}: {error}") from error
     return costs
@@ -165,19 +198,24 @@ def _multiples(label: str, spec: ModelSpec, x: Axis, within: Range) -> Sequence[
     return [count * step for count in counts]
 
 
-def _at(spec: ModelSpec, setting: Setting, y: str) -> Callable[[int], int]:
-    return lambda length: cost(spec, **{**setting._asdict(), "seq_len": length}).metrics()[y]
+def _at(spec: ModelSpec, setting: Setting, y: str) -> Callable[[int], float]:
+    return lambda length: setting.measure(setting.cost(spec, length), y)
 
 
-def _curve(label: str, along: Mapping[int, ModelCost], y: str, part: bool = False) -> Curve:
-    return Curve(label, tuple(along), tuple(one.metrics()[y] for one in along.values()), part)
+def _curve(label: str, along: Mapping[int, ModelCost], y: str, setting: Setting, part: bool = False) -> Curve:
+    return Curve(label, tuple(along), tuple(setting.measure(one, y) for one in along.values()), part)
 
 
-def _held(x: Axis, along: Mapping[int, ModelCost], setting: Setting) -> str:
-    """Says what was held fixed."""
+def _held(x: Axis, y: str, along: Mapping[int, ModelCost], setting: Setting) -> str:
+    """Says what was held fixed, of what counts: parameters depend on nothing here, bytes not on the pairs."""
+    if QUANTITIES[y].scale == "count":
+        return ""
     first = next(iter(along.values())).setting
     length = [] if x == "seq_len" else [f"{first.seq_len:,} tokens per row"]
     rows = f"{setting.batch_size:,} row{'s' if setting.batch_size > 1 else ''}"
-    causal = "pairs that a token may see" if setting.causal == "half" else "all pairs of tokens"
-    again = [] if setting.checkpointing == "none" else [f"{setting.checkpointing} checkpointing"]
-    return " · ".join([*length, rows, setting.dtype, f"attention counts {causal}", *again])
+    seen = "pairs that a token may see" if setting.causal == "half" else "all pairs of tokens"
+    causal = [f"attention counts {seen}"] if QUANTITIES[y].scale == "flops" else []
+    trains = y.startswith(("train", "activation")) and setting.checkpointing != "none"
+    again = [f"{setting.checkpointing} checkpointing"] if trains else []
+    device = [] if setting.device is None else [setting.device.name]
+    return " · ".join([*device, *length, rows, setting.dtype, *causal, *again])

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import hybridgen as hg
+from hybridgen.costs.devices import read_device, roofline
 from tests.cli.conftest import CONFIGS, TINY, Program
 
 HYBRID, LLAMA = CONFIGS / "mamba2attn-2.7b.yaml", CONFIGS / "llama-like-1b.yaml"
@@ -34,6 +35,21 @@ def test_every_option_reaches_the_costs(hybridgen: Program, tmp_path: Path) -> N
         assert words in text
 
 
+def test_speed_of_a_device(hybridgen: Program, tmp_path: Path) -> None:
+    path = tmp_path / "a.html"
+    device = tmp_path / "card.yaml"
+    device.write_text("{name: card, bfloat16_tflops: 1, float32_tflops: 1, bandwidth_gb_s: 1, memory_gb: 1}")
+    done = hybridgen(
+        *("plot", TINY, "--y", "decode_tokens_per_s", "--device", device, "--values", "4k", "--batch-size", 2),
+        *("-o", path),
+    )
+    assert (done.status, done.err) == (0, "")
+    best = roofline(hg.cost(hg.load_spec(TINY), 4096, 2), read_device(device)).decode.tokens_per_second
+    text = path.read_text()
+    assert f"<td>{best:.3g}</td>" in text
+    assert "card · 2 rows · bfloat16" in text
+
+
 def test_saved_models_and_shared_names(hybridgen: Program, saved: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     done = hybridgen("plot", saved, TINY, "--y", "params", "--x", "d_model", "--points", 3, "-o", path)
@@ -45,6 +61,9 @@ def test_saved_models_and_shared_names(hybridgen: Program, saved: Path, tmp_path
     ("arguments", "words"),
     [
         (("--y", "speed"), "y: must be one of params"),
+        (("--y", "decode_tokens_per_s"), "y: decode_tokens_per_s is the speed of a device"),
+        (("--y", "params", "--device", "h100"), "device: params is the same on all devices"),
+        (("--y", "train_tokens_per_s", "--device", "h10"), "device h10: must be one of"),
         (("--y", "params", "--seq-len", "4k"), "--seq-len: is what --x seq_len changes"),
         (("--y", "params", "--values", "4,x"), "--values: must be a whole number, 1 or more, such as 4096, 4k or 1M"),
         (("--y", "params", "--x", "d_model", "--values", "65"), "tiny-hybrid: d_model = 65: num_heads = 4"),

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 import hybridgen as hg
+from hybridgen.costs.devices import DEVICES, roofline
 from hybridgen.curves import QUANTITIES, Range, cost_curves, parse_count
-from hybridgen.curves.quantities import tokens_written, written
+from hybridgen.curves.quantities import SPEEDS, tokens_written, written
 from hybridgen.curves.sampling import Setting
 from hybridgen.curves.scaling import at_depth
 from hybridgen.errors import HybridgenError
@@ -19,17 +20,45 @@ def _spec(name: str) -> hg.ModelSpec:
 
 
 TINY, LLAMA, HYBRID = _spec("tiny-hybrid"), _spec("llama-like-1b"), _spec("mamba2attn-2.7b")
+H100 = DEVICES["h100"]
 
 
 def test_quantities_are_the_metrics() -> None:
-    assert set(QUANTITIES) == set(hg.cost(TINY).metrics())
+    assert set(QUANTITIES) - set(SPEEDS) == set(hg.cost(TINY).metrics())
 
 
-@pytest.mark.parametrize("y", QUANTITIES)
+@pytest.mark.parametrize("y", [y for y in QUANTITIES if y not in SPEEDS])
 def test_points_are_costs(y: str) -> None:
     (curve, *_) = cost_curves({"a": TINY}, "seq_len", y, Range((64, 100)), Setting(batch_size=3)).curves
     assert curve.xs == (64, 100)
     assert curve.ys == tuple(hg.cost(TINY, length, 3).metrics()[y] for length in curve.xs)
+
+
+def test_speeds_are_those_of_the_device() -> None:
+    setting = Setting(batch_size=3, device=DEVICES["l4"])
+    for y, call in SPEEDS.items():
+        (curve,) = cost_curves({"a": TINY}, "seq_len", y, Range((64, 4096)), setting).curves
+        best = [roofline(hg.cost(TINY, length, 3), DEVICES["l4"]) for length in curve.xs]
+        assert curve.ys == tuple(getattr(one, call).tokens_per_second for one in best)
+        assert min(curve.ys) > 0
+    mamba = _spec("mamba2-1.3b")
+    curves = cost_curves({"m": mamba, "l": LLAMA}, "seq_len", "decode_tokens_per_s", setting=Setting(device=H100))
+    (mark,) = curves.marks
+    before, after = (
+        [roofline(hg.cost(spec, length), H100).decode for spec in (mamba, LLAMA)] for length in (mark.x - 1, mark.x)
+    )
+    assert before[0].tokens_per_second <= before[1].tokens_per_second
+    assert after[0].tokens_per_second > after[1].tokens_per_second
+    assert mark.text == f"m is faster from {mark.x:,} tokens"
+    assert curves.held.startswith("h100 · 1 row · bfloat16")
+
+
+def test_what_was_held_is_what_counts() -> None:
+    within, setting = Range((8,)), Setting(seq_len=64, causal="full", checkpointing="full")
+    held = {y: cost_curves({"a": TINY}, "n_layer", y, within, setting).held for y in ("params", "kv_bytes")}
+    assert held == {"params": "", "kv_bytes": "64 tokens per row · 1 row · bfloat16"}
+    said = cost_curves({"a": TINY}, "n_layer", "train_flops", within, setting).held
+    assert said == "64 tokens per row · 1 row · bfloat16 · attention counts all pairs of tokens · full checkpointing"
 
 
 def test_depth_and_width() -> None:
@@ -85,6 +114,9 @@ def test_two_designs_are_marked_where_the_order_changes() -> None:
     ("arguments", "words"),
     [
         ({"y": "speed"}, "y: must be one of params, .*; given 'speed'"),
+        ({"y": "state_byte"}, "given 'state_byte'; closest is 'state_bytes'"),
+        ({"y": "train_tokens_per_s"}, "y: train_tokens_per_s is the speed of a device; name one"),
+        ({"setting": Setting(device=H100)}, "device: params is the same on all devices; leave it out"),
         ({"x": "heads"}, "x: must be one of seq_len, n_layer, d_model; given 'heads'"),
         ({"within": Range(first=8, last=4)}, "from must not be above to; given 8 and 4"),
         ({"within": Range((4,), first=8)}, "values says every point"),
@@ -101,8 +133,12 @@ def test_refusals(arguments: dict[str, object], words: str) -> None:
 def test_models_that_cannot_do_it_are_refused() -> None:
     with pytest.raises(HybridgenError, match="vim: cannot decode, so it has no state_bytes"):
         cost_curves({"vim": _spec("vim-tiny")}, "n_layer", "state_bytes")
-    with pytest.raises(HybridgenError, match=r"vim: seq_len = 1024: .*reads images of 197 tokens"):
+    with pytest.raises(HybridgenError, match=r"vim: reads images, .*; give --x n_layer or d_model"):
         cost_curves({"vim": _spec("vim-tiny")}, "seq_len", "params")
+    with pytest.raises(HybridgenError, match=r"vim: seq_len = 1024: .*reads images of 197 tokens"):
+        cost_curves({"vim": _spec("vim-tiny")}, "seq_len", "params", Range((1024,)))
+    with pytest.raises(HybridgenError, match="vim: cannot decode, so it has no decode_tokens_per_s"):
+        cost_curves({"vim": _spec("vim-tiny")}, "n_layer", "decode_tokens_per_s", setting=Setting(device=H100))
     with pytest.raises(HybridgenError, match="no model"):
         cost_curves({}, "seq_len", "params")
 
