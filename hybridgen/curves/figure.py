@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from hybridgen.curves.quantities import QUANTITIES, Scale, tokens_written, written
+from hybridgen.curves.quantities import QUANTITIES, SPEEDS, Scale, tokens_written, written
 from hybridgen.curves.sampling import Curve, CurveSet
 from hybridgen.curves.ticks import linear_ticks, log_ticks, power_ticks
 from hybridgen.errors import HybridgenError
@@ -238,7 +238,7 @@ def _marks(axes: "Axes", curves: CurveSet) -> None:
         axes.axvline(mark.x, color=_FAINT, linewidth=0.8, linestyle=":")
         across = axes.transAxes.inverted().transform(axes.transData.transform((mark.x, mark.y)))
         left = across[0] > 0.55
-        low = across[1] < 0.2
+        low = across[1] < 0.2 or curves.y in SPEEDS  # speeds fall with the length: there is room above
         axes.annotate(
             mark.text,
             (mark.x, mark.y),
