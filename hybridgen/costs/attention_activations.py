@@ -125,8 +125,9 @@ class AttentionParts:
         tape, sizes, spec = self.parts.tape, self.parts.sizes, self.spec
         T, window = sizes.length, spec.window
         sums = sizes.batch * spec.num_heads * T * 4
-        # Scores and their gradients of one block of queries and keys, as the CPU kernel takes them.
-        scores = 2 * (256 if T >= 768 else 64) * min(T, 512) * 4
+        # Scores and their gradients of one block of queries and keys, as the CPU kernel takes them: in float32, and
+        # once more in the model's dtype where that is smaller.
+        scores = 2 * (256 if T >= 768 else 64) * min(T, 512) * (4 + (sizes.width if sizes.width < 4 else 0))
         whole = window is None or window >= T if spec.causal else T <= _QUERY_BLOCK
         if whole:
             y, _ = tape.do(

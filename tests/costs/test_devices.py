@@ -122,7 +122,7 @@ def test_an_unknown_name_gets_the_known_ones():
 def test_a_speed_that_is_not_known_is_asked_for():
     """Float64 of a card without a number for it."""
     with pytest.raises(HybridgenError, match="float64_tflops"):
-        roofline(hg.cost(lm(), 64, dtype="float64"), DEVICES["l4"])
+        roofline(hg.cost(lm(), 64, dtype="float64"), DEVICES["l40s"])
 
 
 def test_a_device_from_a_file(tmp_path):
