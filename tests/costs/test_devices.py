@@ -82,6 +82,8 @@ def test_embeddings_that_are_only_looked_up_are_not_read():
     tied_bytes, untied_bytes = (roofline(one, ROUND).decode.bytes for one in (tied, untied))
     assert untied.memory.weights > tied.memory.weights
     assert tied_bytes == untied_bytes
+    biased = hg.cost(lm(head={"type": "lm", "bias": True}), 64)
+    assert roofline(biased, ROUND).decode.bytes == tied_bytes + biased.parts[-1].parameters.head * 2
 
 
 def test_what_fits_is_told():

@@ -161,6 +161,8 @@ def test_shards_divide_what_they_share():
     for name in ("weights", "gradients", "optimizer"):
         assert getattr(data, name) == -(-getattr(whole, name) // 8)
         assert getattr(tensor, name) == -(-getattr(whole, name) // 4)
+    for shards in ({"data_shards": 7}, {"tensor_shards": 7}):  # rounded up on each device, not in the sum
+        assert hg.cost(spec, 512, **shards).metrics()["weight_bytes"] == whole.weights
     assert (data.activations, data.logits) == (whole.activations, whole.logits)
     assert (tensor.activations, tensor.logits) == (-(-whole.activations // 4), -(-whole.logits // 4))
 
