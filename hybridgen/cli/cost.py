@@ -67,6 +67,9 @@ def cost(
     from hybridgen import costs
     from hybridgen.costs.devices import read_device, roofline
 
+    places = lengths(seq_len) if seq_len is not None else [None]
+    if per_layer and len(places) > 1 and not as_json:
+        raise HybridgenError("--per-layer: prints the layers at one length; give one as --seq-len, or take --json")
     target = None if device is None else read_device(device)
     spec = read_model(model, overrides or (), allow_env)
     found = [
@@ -80,7 +83,7 @@ def cost(
             data_shards=data_shards,
             tensor_shards=tensor_shards,
         )
-        for length in (lengths(seq_len) if seq_len is not None else [None])
+        for length in places
     ]
     estimates = [None if target is None else roofline(one, target) for one in found]
     if as_json:
@@ -141,36 +144,42 @@ def _print_conventions(found: "Sequence[ModelCost]") -> None:
     setting = one.setting
     tokens = "" if len(found) > 1 else f"{setting.seq_len:,} tokens x "
     rows = f"{setting.batch_size} row{'s' * (setting.batch_size > 1)}"
+    shards = ((setting.data_shards, "data"), (setting.tensor_shards, "tensor"))
+    shared = "".join(f", {count} {name} shards" for count, name in shards if count > 1)
     pairs = "visible pairs" if setting.causal == "half" else "all pairs"
     recomputed = "" if setting.checkpointing == "none" else f", checkpointing {setting.checkpointing}"
     typer.echo(f"model: {one.model or '-'}, {human_count(one.total.parameters.total)} parameters")
-    typer.echo(f"for:   {tokens}{rows}, {setting.dtype}{recomputed}")
+    typer.echo(f"for:   {tokens}{rows}, {setting.dtype}{recomputed}{shared}")
     typer.echo(f"FLOPs: per token, multiply-accumulate = 2, attention over {pairs} ({setting.causal})")
     typer.echo()
 
 
 def _print_parts(cost: "ModelCost", per_layer: bool) -> None:
-    headings = ["part", "count", "params", "prefill", "decode", "kv", "state"]
+    headings = ["part", "count", "params", "prefill"] + ["decode", "kv", "state"] * cost.has_state
     if per_layer:
         parts = [(_place(run), run[0], len(run)) for run in _runs(cost)]
     else:
         parts = [(kind, part, 1) for kind, part in cost.kinds.items()]
+    # A model of hidden states has no embedding, and need not have a head.
+    parts = [one for one in parts if one[1].parameters.total or one[1].prefill.total]
     parts.append(("total", cost.total, 1))
     rows = []
     for name, part, count in parts:
         tokens = cost.setting.batch_size * cost.setting.seq_len
         state = part.state * count
-        rows.append(
-            [
-                name,
-                str(part.count * count),
-                human_count(part.parameters.total * count),
-                human_count(part.prefill.total * count / tokens),
+        row = [
+            name,
+            str(part.count * count),
+            human_count(part.parameters.total * count),
+            human_count(part.prefill.total * count / tokens),
+        ]
+        if cost.has_state:
+            row += [
                 human_count(part.decode.total * count / cost.setting.batch_size),
                 human_bytes(state.kv + state.selection),
                 human_bytes(state.ssm + state.conv),
             ]
-        )
+        rows.append(row)
     print_table(headings, rows, right=headings[1:])
 
 
@@ -205,11 +214,10 @@ def _print_facts(cost: "ModelCost") -> None:
     typer.echo()
     parameters = cost.total.parameters
     typer.echo(f"parameters: {parameters.total:,}, of which {parameters.non_embedding:,} in the stack")
-    if cost.memory.total:
-        memory = cost.memory
-        parts = ("weights", "gradients", "optimizer", "activations", "logits")
-        each = ", ".join(f"{name} {human_bytes(getattr(memory, name))}" for name in parts)
-        typer.echo(f"training:   {human_bytes(memory.total)} per device: {each}")
+    memory = cost.memory
+    typer.echo(f"training:   {human_bytes(memory.total)} per device:")
+    for names in (("weights", "gradients", "optimizer"), ("activations", "logits")):
+        typer.echo(" " * 12 + ", ".join(f"{name} {human_bytes(getattr(memory, name))}" for name in names))
     state = f"{human_bytes(cost.total.state.total)} of state" if cost.has_state else "none, it reads whole sequences"
     typer.echo(f"decoding:   {state}")
     _print_crossover(cost)
@@ -221,18 +229,19 @@ def _print_crossover(cost: "ModelCost") -> None:
 
 
 def _print_lengths(found: "Sequence[ModelCost]") -> None:
-    headings = ["tokens", "prefill", "decode", "training", "kv", "state"]
-    has_memory = any(one.memory.total for one in found)
-    headings += ["train memory"] * has_memory
+    has_state = found[0].has_state
+    headings = ["tokens", "prefill", *["decode"] * has_state, "training", *["kv", "state"] * has_state, "train memory"]
+    flops = ("prefill_flops", *["decode_flops"] * has_state, "train_flops")
+    sizes = (*("kv_bytes", "ssm_bytes") * has_state, "train_memory")
     rows = []
     for one in found:
         values = one.metrics()
-        flops = [human_count(values[name]) for name in ("prefill_flops", "decode_flops", "train_flops")]
-        row = [f"{one.setting.seq_len:,}", *flops, human_bytes(values["kv_bytes"]), human_bytes(values["ssm_bytes"])]
-        rows.append(row + [human_bytes(values["train_memory"])] * has_memory)
+        counts = [human_count(values[name]) for name in flops]
+        rows.append([f"{one.setting.seq_len:,}", *counts, *(human_bytes(values[name]) for name in sizes)])
     print_table(headings, rows, right=headings)
-    typer.echo()
-    _print_crossover(found[0])
+    if found[0].crossover is not None:
+        typer.echo()
+        _print_crossover(found[0])
 
 
 def _print_rooflines(found: "Sequence[ModelCost]", estimates: "Sequence[Roofline | None]") -> None:

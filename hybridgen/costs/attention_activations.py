@@ -116,7 +116,8 @@ class AttentionParts:
             return self._attend_selecting(q, k, v, carried)
         if self.spec.dropout:
             # PyTorch's own way without a fused kernel: weights, mask and what is left of the weights.
-            tables = {"extra": 3 * self._scores(), "backward_work": self._scores()}
+            table = self._scores() * self._keys_seen() // self.parts.sizes.length**2
+            tables = {"extra": 3 * table, "products": table, "backward_work": table}
             return self.parts.tape.one([q, k, v], q.size, saves=[q, k, v], **tables), carried
         return self._attend_fused(q, k, v), carried
 
@@ -125,8 +126,9 @@ class AttentionParts:
         tape, sizes, spec = self.parts.tape, self.parts.sizes, self.spec
         T, window = sizes.length, spec.window
         sums = sizes.batch * spec.num_heads * T * 4
-        # Scores and their gradients of one block of queries and keys, as the CPU kernel takes them.
-        scores = 2 * (256 if T >= 768 else 64) * min(T, 512) * 4
+        # Scores and their gradients of one block of queries and keys, as the CPU kernel takes them: in float32, and
+        # once more in the model's dtype where that is smaller.
+        scores = 2 * (256 if T >= 768 else 64) * min(T, 512) * (4 + (sizes.width if sizes.width < 4 else 0))
         whole = window is None or window >= T if spec.causal else T <= _QUERY_BLOCK
         if whole:
             y, _ = tape.do(
@@ -135,15 +137,20 @@ class AttentionParts:
             return y
         # One call: its backward pass gives full gradients of keys and values for each block of queries.
         rows = -(-T // _QUERY_BLOCK)
-        masks = 0
-        if spec.causal and window is not None:
-            seen = (min(T, begin + _QUERY_BLOCK, window + _QUERY_BLOCK) for begin in range(0, T, _QUERY_BLOCK))
-            masks = _QUERY_BLOCK * sum(seen) * sizes.width
+        masks = self._keys_seen() * sizes.width if spec.causal and window is not None else 0
         blocks, _ = tape.do(
             [q, k, v], q.size, sums, saves=[q, k, v], saves_outputs=[0, 1], extra=masks,
             backward_work=scores + q.size + (k.size + v.size if rows > 1 else 0), is_product=True,
         )  # fmt: skip
         return self._flat(tape.one([blocks], q.size, same=True))
+
+    def _keys_seen(self) -> int:
+        """Queries times the keys that lie before them: all, or with a window those of each block of queries."""
+        T, window = self.parts.sizes.length, self.spec.window
+        if not self.spec.causal or window is None or window >= T:
+            return T * T
+        blocks = ((begin, min(_QUERY_BLOCK, T - begin)) for begin in range(0, T, _QUERY_BLOCK))
+        return sum(rows * min(begin + rows, window + rows) for begin, rows in blocks)
 
     def _flat(self, y: Value) -> Value:
         """The copy that puts the heads of a token beside each other."""
@@ -235,9 +242,16 @@ class AttentionParts:
         """`blocks.attend_densely` with dropout: logits, weights, mask, what is left; and G, which is of one head."""
         table = self._scores()
         hidden = 2 * table // self.spec.num_heads if self.spec.selective else 0
+        biased = table if self.spec.alibi else 0
+        bent = table if self.spec.logit_softcap is not None else 0
         return self._flat(
             self.parts.tape.one(
-                [q, k, v], q.size, saves=[q, k, v], extra=4 * table + hidden, backward_work=table + hidden
+                [q, k, v],
+                q.size,
+                saves=[q, k, v],
+                extra=4 * table + hidden + bent,
+                products=table,
+                backward_work=table + hidden + biased + bent,
             )
         )
 
@@ -250,7 +264,7 @@ class AttentionParts:
         tables = 3 if self.spec.dropout else 1
         y, scores = self.parts.tape.do(
             inputs, q.size, table, saves=[q, k, v], saves_outputs=[1] if hands_on_logits else [],
-            extra=(tables if hands_on_logits else tables + 1) * table,
+            extra=(tables if hands_on_logits else tables + 1) * table, products=table,
             backward_work=(2 if hands_on_logits else 1) * table,
         )  # fmt: skip
         return y, scores

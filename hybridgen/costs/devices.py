@@ -59,25 +59,24 @@ class Device:
         return of * _TERA
 
 
+# Peaks of vendors' datasheets, without sparsity, as they stand on the pages named, which were read in November 2026.
+# [ml] is compute/accelerator/README.md of github.com/stas00/ml-engineering, [gk] glennklockwood.com/garden/processors.
 DEVICES = {
     device.name: device
     for device in (
-        # NVIDIA A100 datasheet (SXM4, 80 GB): 312 dense, FP32 19.5, FP64 tensor 19.5, 2039 GB/s.
+        # SXM, 80 GB. [gk]/A100: 312, FP32 19.5, FP64 matrix 19.5, 2.039 TB/s.
         Device("a100-80gb", 312, 19.5, 2039, 80, float64_tflops=19.5),
-        # NVIDIA H100 datasheet (SXM5): 1979 with sparsity, so 989.4 dense; FP32 67, FP64 tensor 67, 3.35 TB/s.
+        # SXM. [gk]/h100: 989.4; archive-lib.hpctech.co.jp/gpuproduct/nvidia-h100.html: 1,979 with sparsity, FP32 67,
+        # FP64 matrix 67, 3,350 GB/s. The PCIe card is slower (756, 2,000 GB/s).
         Device("h100", 989.4, 67, 3350, 80, float64_tflops=67),
-        # NVIDIA H200 datasheet (SXM): the arithmetic of the H100; 141 GB, 4.8 TB/s.
+        # SXM. [ml]: 989, FP32 67, 141 GB, 4.8 TB/s; [gk]/h100: the arithmetic is that of the H100.
         Device("h200", 989.4, 67, 4800, 141, float64_tflops=67),
-        # NVIDIA DGX B200 datasheet, an eighth of it: 2250 dense, FP32 75, FP64 37, 8 TB/s, 180 GB.
-        Device("b200", 2250, 75, 8000, 180, float64_tflops=37),
-        # NVIDIA L4 datasheet: 242 with sparsity, so 121 dense; FP32 30.3, 300 GB/s.
-        Device("l4", 121, 30.3, 300, 24),
-        # NVIDIA L40S datasheet: 362.05 dense, FP32 91.6, 864 GB/s.
+        # mullet.se, product 355414: 362.05, 733 with sparsity, FP32 91.6, 864 GB/s; [ml] says the same.
         Device("l40s", 362.05, 91.6, 864, 48),
-        # NVIDIA Ada architecture whitepaper (RTX 4090): 165.2 summed in FP32, dense; FP32 82.6, 1008 GB/s.
-        Device("rtx-4090", 165.2, 82.6, 1008, 24),
-        # AMD Instinct MI300X data sheet: 1307.4 dense, FP32 matrix 163.4, FP64 matrix 163.4, 5.3 TB/s.
-        Device("mi300x", 1307.4, 163.4, 5300, 192, float64_tflops=163.4),
+        # waredb.com/processor/nvidia-geforce-rtx-4090: BF16 matrix 165.15, FP32 82.58, 1008 GB/s.
+        Device("rtx-4090", 165.15, 82.58, 1008, 24),
+        # [ml]: 1300 in whole hundreds, FP32 163.4, 192 GB, 5.3 TB/s.
+        Device("mi300x", 1300, 163.4, 5300, 192),
     )
 }
 """By name; a user's own is a YAML file with the same fields."""
@@ -147,10 +146,10 @@ def roofline(cost: ModelCost, device: Device) -> Roofline:
         device: From `read_device`.
     """
     setting, total, memory = cost.setting, cost.total, cost.memory
-    tensor, data = setting.tensor_shards, setting.data_shards
+    tensor = setting.tensor_shards
     rate, bandwidth = device.flops(setting.dtype), device.bandwidth_gb_s * _GIGA
     tokens = setting.batch_size * setting.seq_len
-    weights = memory.weights * data
+    weights = -(-cost.weight_bytes // tensor)
     read = weights - _unread(cost) // tensor
     state, running = total.state.total // tensor, (total.state.ssm + total.state.conv) // tensor
     moved = 2 * cost.written // tensor
@@ -179,7 +178,9 @@ def roofline(cost: ModelCost, device: Device) -> Roofline:
 def _unread(cost: ModelCost) -> int:
     """Bytes of an embedding table that serves for nothing but looking up rows."""
     embedding, head = cost.parts[0], cost.parts[-1]
-    is_head = head.parameters.head == 0 and head.prefill.total > 0
+    # A head that is tied has fewer weights of its own, none or a bias, than it multiplies each token with.
+    tokens = cost.setting.batch_size * cost.setting.seq_len
+    is_head = 2 * tokens * head.parameters.head < head.prefill.total
     return 0 if is_head or embedding.prefill.total else embedding.parameters.embedding * BYTES[cost.setting.dtype]
 
 

@@ -22,6 +22,7 @@ from hybridgen.costs.results import (
 )
 from hybridgen.costs.state import BYTES, Room, can_decode, crossover, memory_tokens, state_bytes
 from hybridgen.costs.training import activations, share, training_memory
+from hybridgen.costs.weight_bytes import weight_bytes, wide_parameters
 from hybridgen.errors import HybridgenError
 from hybridgen.spec import LayerSpec, ModelSpec
 from hybridgen.spec.ends import PatchesInputSpec
@@ -74,12 +75,22 @@ def cost(
     last_norm = Parameters(norm=last_norm_parameters(spec.backbone))
     parts += [PartCost("norm_f", "norm", parameters=last_norm), _head(spec, setting)]
     parameters = sum(part.parameters.total for part in parts)
+    wide = sum(wide_parameters(layer.mixer, spec.backbone.d_model) for layer in spec.backbone.layers)
     found = activations(spec, setting)
-    memory = training_memory(spec, setting, parameters, found)
+    memory = training_memory(parameters, wide, setting, found)
     whole = tuple(
         renamed(part, part.name, share(kept, tensor_shards)) for part, kept in zip(parts, found.kept, strict=True)
     )
-    return ModelCost(spec.name, setting, whole, memory, can_decode(spec), crossover(spec, dtype), found.written)
+    return ModelCost(
+        spec.name,
+        setting,
+        whole,
+        memory,
+        weight_bytes(parameters, wide, dtype),
+        can_decode(spec),
+        crossover(spec, dtype),
+        found.written,
+    )
 
 
 def kind_of(layer: LayerSpec) -> str:

@@ -190,6 +190,7 @@ class ModelCost:
         setting: What it was worked out for.
         parts: The embedding, every layer, the last norm and the head, in the order of the model.
         memory: Of a training step, on one device.
+        weight_bytes: Of the whole model, on however many devices.
         has_state: Whether the model can decode; where not, all bytes of state are 0.
         crossover: Tokens at which keys and values take as many bytes as the states of scans and convolutions; None if
             there is no such length.
@@ -200,6 +201,7 @@ class ModelCost:
     setting: Setting
     parts: tuple[PartCost, ...]
     memory: TrainingMemory
+    weight_bytes: int
     has_state: bool = True
     crossover: int | None = None
     written: int = 0
@@ -236,7 +238,7 @@ class ModelCost:
             "params": total.parameters.total,
             "active_params": total.parameters.active,
             "non_embedding_params": total.parameters.non_embedding,
-            "weight_bytes": self.memory.weights * setting.data_shards * setting.tensor_shards,
+            "weight_bytes": self.weight_bytes,
             "prefill_flops": round(total.prefill.total / tokens),
             "decode_flops": round(total.decode.total / setting.batch_size),
             "train_flops": round(total.training.total / tokens),

@@ -190,6 +190,7 @@ class Tape:
         saves: Sequence[Value] = (),
         saves_outputs: Sequence[int] = (),
         extra: int = 0,
+        products: int = 0,
         work: int = 0,
         backward_work: int = 0,
         same: bool = False,
@@ -205,6 +206,7 @@ class Tape:
             saves: Inputs that the backward pass needs.
             saves_outputs: Which outputs it needs.
             extra: Bytes of further results that are kept for it, such as the states of a scan.
+            products: Bytes of `extra` that are matrix products too, which selective checkpointing keeps by themselves.
             work: Bytes held for a moment in the forward pass.
             backward_work: The same in the backward pass, gradients of weights included.
             same: Whether the gradient of each input is that of the first output, in the same memory.
@@ -218,7 +220,9 @@ class Tape:
             kept = [self.results.pop(0)] if extra else []
         else:
             outputs = tuple(self.new(size) for size in sizes)
-            kept = [self.take(extra)] if extra else []
+            found = [self.results.pop(0)] if products and self.uses_results else []
+            rest = extra - sum(memory.size for memory in found)
+            kept = found + ([self.take(rest)] if rest else [])
         self.touch(work)
         if self.records:
             saved = [self.hold(value.memory) for value in saves]
@@ -229,6 +233,8 @@ class Tape:
         else:
             for memory in kept:
                 self.drop(memory)
+            if products and self.keeps_results:
+                self.results.append(self.take(products))
         return outputs
 
     def one(self, inputs: Sequence[Value], size: int, **options: object) -> Value:

@@ -12,6 +12,7 @@ from hybridgen.costs.attention_activations import AttentionParts, Carried
 from hybridgen.costs.results import Setting, TrainingMemory
 from hybridgen.costs.state import BYTES
 from hybridgen.costs.tape import Tape, Value
+from hybridgen.costs.weight_bytes import weight_bytes
 from hybridgen.spec.ends import (
     ClassifierHeadSpec,
     CodebooksHeadSpec,
@@ -44,18 +45,18 @@ class Activations:
     kept: tuple[int, ...]
 
 
-def training_memory(spec: ModelSpec, setting: Setting, parameters: int, found: Activations) -> TrainingMemory:
+def training_memory(parameters: int, wide: int, setting: Setting, found: Activations) -> TrainingMemory:
     """Works out the memory of a training step on one device.
 
     Args:
-        spec: The model.
+        parameters: Numbers in the model's weights, a tied one once.
+        wide: Those of them that are float32 at least; see `weight_bytes.wide_parameters`.
         setting: As for `cost`.
-        parameters: Numbers in its weights, a tied one once.
-        found: What `activations` returns for both.
+        found: What `activations` returns for the model and the setting.
     """
-    width, wide = BYTES[setting.dtype], float32_numbers(spec)
+    width = BYTES[setting.dtype]
     least = max(width, _FLOAT32)
-    weights = (parameters - wide) * width + wide * least
+    weights = weight_bytes(parameters, wide, setting.dtype)
     master = (parameters - wide) * _FLOAT32 if width < _FLOAT32 else 0
     shards = setting.data_shards * setting.tensor_shards
 
@@ -71,25 +72,6 @@ def training_memory(spec: ModelSpec, setting: Setting, parameters: int, found: A
 def share(size: int, among: int) -> int:
     """The part of one of several devices, rounded up."""
     return -(-size // among)
-
-
-def float32_numbers(spec: ModelSpec) -> int:
-    """Numbers in the weights that are at least float32 in every model: A, D and the bias of dt."""
-    return sum(_float32_of(layer, spec.backbone.d_model) for layer in spec.backbone.layers)
-
-
-def _float32_of(layer: LayerSpec, d_model: int) -> int:
-    mixer = layer.mixer
-    if isinstance(mixer, Mamba1Spec):
-        d_inner = mixer.d_inner(d_model)
-        own = {"A": d_inner * mixer.d_state, "D": d_inner, "proj": d_inner}
-    elif isinstance(mixer, Mamba2Spec):
-        heads = mixer.nheads(d_model)
-        own = {"A": heads, "D": mixer.d_ssm_for(d_model) if mixer.D_has_hdim else heads, "proj": heads}
-    else:
-        return 0
-    further = len(mixer.directions()) - 1
-    return sum(size * (1 if part in mixer.shared() else 1 + further) for part, size in own.items())
 
 
 def activations(spec: ModelSpec, setting: Setting) -> Activations:
@@ -272,12 +254,16 @@ class _Step:
         if layer.mixer is not None:
             x, residual = self._enter(branch, residual, index)
             rate_index = index + 1
+            mark = self.tape.begin()
             branch, carried = self._mix(layer, x, carried)
+            self.tape.end(mark, [branch, *carried.handed_on()])
             ends = is_last and layer.mlp is None
             branch, residual = self._leave(branch, residual, ends, index)
         if layer.mlp is not None:
             x, residual = self._enter(branch, residual, rate_index)
+            mark = self.tape.begin()
             branch = self.parts.mlp(x, layer.mlp, self.d_model)
+            self.tape.end(mark, [branch])
             branch, residual = self._leave(branch, residual, is_last, index)
         return branch, residual, carried
 
@@ -303,12 +289,15 @@ class _Step:
                 return self._add_norm(branch, residual)
             x = parts.norm(branch, d_model)
             return x, parts.cast(branch, d_model) if self.is_wide_stream else branch
+        mark = tape.begin()
         total = parts.cast(branch, d_model)
         if residual is not None:
             wide = self.sizes.wide_tokens(d_model)
             stream = residual if self.is_wide_stream else parts.cast(residual, d_model)
             total = tape.one([stream, total], wide, same=True)
-        return parts.narrowed(total, d_model), total if self.is_wide_stream else parts.narrowed(total, d_model)
+        x, after = parts.narrowed(total, d_model), total if self.is_wide_stream else parts.narrowed(total, d_model)
+        tape.end(mark, [x, after])
+        return x, after
 
     def _add_norm(self, branch: Value, residual: Value) -> tuple[Value, Value]:
         """`ops.add_norm`: keeps the sum where that is not rounded, else both terms."""

@@ -28,11 +28,15 @@ def wide_parameters(mixer: MixerSpec | None, d_model: int) -> int:
     return sum(size * (1 if name in shared else directions) for name, size in sizes.items())
 
 
+def weight_bytes(parameters: int, wide: int, dtype: str) -> int:
+    """Bytes of so many numbers in a dtype, of which `wide` are float32 at least."""
+    return (parameters - wide) * BYTES[dtype] + wide * max(BYTES[dtype], BYTES["float32"])
+
+
 def layer_weight_bytes(spec: ModelSpec, dtype: str) -> list[int]:
     """Bytes of the weights of each layer in a model of a dtype; other parts have no weights that are wider."""
-    stack, size = spec.backbone, BYTES[dtype]
-    more = max(BYTES["float32"] - size, 0)
+    stack = spec.backbone
     return [
-        layer_parameters(layer, stack, place).total * size + wide_parameters(layer.mixer, stack.d_model) * more
+        weight_bytes(layer_parameters(layer, stack, place).total, wide_parameters(layer.mixer, stack.d_model), dtype)
         for layer, place in placed_layers(stack)
     ]

@@ -51,7 +51,7 @@ class Backbone(nn.Module):
         causal = all(layer.mixer is None or layer.mixer.is_causal() for layer in stack.layers)
         self.hands_on_scores = stack.residual_attn is not None and causal
         shares = any(getattr(layer.mixer, "selection_from", "self") != "self" for layer in stack.layers)
-        # Calls a layer with its arguments, in training; set by `model.checkpointing`.
+        # Calls a layer with its arguments where gradients are needed; set by `model.checkpointing`.
         self.run_layer: Callable[..., Any] | None = None
         self.hands_on = stack.residual_attn is not None or stack.value_residual != "none" or shares
         count = len(stack.layers)

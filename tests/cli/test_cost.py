@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -93,6 +94,30 @@ def test_models_without_a_state_say_so(hybridgen: Program) -> None:
     assert out.splitlines()[1] == "for:   197 tokens x 1 row, bfloat16"
     assert out.splitlines()[-1] == "decoding:   none, it reads whole sequences"
     assert list(rows_of(out, "FLOPs per token")) == ["prefill", "training"]
+
+
+def test_columns_and_rows_of_what_a_model_lacks_are_left_out(hybridgen: Program, tmp_path: Path) -> None:
+    out = hybridgen("cost", CONFIGS / "vim-tiny.yaml").out
+    assert "part       count  params  prefill\n" in out
+    bare = tmp_path / "bare.yaml"
+    bare.write_text("backbone: {d_model: 64, n_layer: 2, ssm: {type: mamba2, headdim: 32}}\n")
+    assert list(rows_of(hybridgen("cost", bare).out, "part")) == ["mamba2", "norm", "total"]
+    assert list(rows_of(hybridgen("cost", bare, "--per-layer").out, "part")) == ["0-1 mamba2", "norm_f", "total"]
+    several = hybridgen("cost", bare, "--seq-len", "4k,32k").out
+    assert several.splitlines()[-1].lstrip().startswith("32,768")  # no crossover, and no empty line for it
+
+
+def test_shards_stand_in_the_heading(hybridgen: Program) -> None:
+    options = ("--data-shards", 8, "--tensor-shards", 2, "--checkpointing", "full")
+    line = hybridgen("cost", TINY, *options).out.splitlines()[1]
+    assert line.endswith("bfloat16, checkpointing full, 8 data shards, 2 tensor shards")
+
+
+def test_layers_of_several_lengths_are_refused(hybridgen: Program) -> None:
+    result = hybridgen("cost", TINY, "--seq-len", "4k,8k", "--per-layer")
+    assert result.status == 2
+    assert "--per-layer: prints the layers at one length" in result.err
+    assert hybridgen("cost", TINY, "--seq-len", "4k,8k", "--per-layer", "--json").status == 0
 
 
 @pytest.mark.parametrize("text", ["4x", "", "4k,,8k", "-1", "1.5k", "4K8", "9" * 13, "٣"])

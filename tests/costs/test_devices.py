@@ -82,6 +82,8 @@ def test_embeddings_that_are_only_looked_up_are_not_read():
     tied_bytes, untied_bytes = (roofline(one, ROUND).decode.bytes for one in (tied, untied))
     assert untied.memory.weights > tied.memory.weights
     assert tied_bytes == untied_bytes
+    biased = hg.cost(lm(head={"type": "lm", "bias": True}), 64)
+    assert roofline(biased, ROUND).decode.bytes == tied_bytes + biased.parts[-1].parameters.head * 2
 
 
 def test_what_fits_is_told():
@@ -122,7 +124,7 @@ def test_an_unknown_name_gets_the_known_ones():
 def test_a_speed_that_is_not_known_is_asked_for():
     """Float64 of a card without a number for it."""
     with pytest.raises(HybridgenError, match="float64_tflops"):
-        roofline(hg.cost(lm(), 64, dtype="float64"), DEVICES["l4"])
+        roofline(hg.cost(lm(), 64, dtype="float64"), DEVICES["l40s"])
 
 
 def test_a_device_from_a_file(tmp_path):

@@ -171,7 +171,7 @@ def test_parameters_and_states_of_rare_specs_are_those_of_the_built_model(name):
 
 
 @given(designs(), st.integers(2, 40))
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 def test_flops_of_random_specs_are_those_that_pytorch_counts(spec, seq_len):
     flops = check(spec, seq_len)
     event(f"attention {flops.attention > 0}, scan {flops.scan > 0}, convolution {flops.convolution > 0}")

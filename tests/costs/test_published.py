@@ -1,4 +1,4 @@
-"""Parameters of published models, from their published sizes."""
+"""Parameters of published models, from their published sizes, against the same sizes in other libraries' classes."""
 
 from pathlib import Path
 
@@ -30,8 +30,8 @@ def heads(count, kv, **fields):
     return {"num_heads": count, "num_heads_kv": kv, **fields}
 
 
-# The counts are those on the models' pages at huggingface.co (the number of values in their safetensors), and those of
-# transformers 5.23's classes with the same sizes on the meta device, which were counted for all marked (t).
+# How each count was found: (t) is counted on the meta device on transformers 5.23's class with the same sizes; the
+# others name the class that was counted. The names are those of the published models, whose pages were not read.
 PUBLISHED = {
     # meta-llama/Llama-2-7b-hf, arXiv 2307.09288 (t)
     "Llama-2-7B": (6_738_415_616, transformer(32000, 4096, 32, 11008, heads(32, 32))),
@@ -65,7 +65,7 @@ PUBLISHED = {
     "Zonos-v0.1-hybrid": (1_608_856_448, "zonos-v0.1-hybrid"),
     # hustvl/Vim-tiny-midclstok, arXiv 2401.09417; counted on Vim's class
     "Vim-tiny": (7_148_008, "vim-tiny"),
-    # facebook/deit-tiny-patch16-224, arXiv 2012.12877; timm's count, and (t)
+    # facebook/deit-tiny-patch16-224, arXiv 2012.12877 (t)
     "DeiT-tiny": (5_717_416, "deit-tiny"),
 }  # fmt: skip
 

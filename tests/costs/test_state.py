@@ -67,7 +67,7 @@ def test_state_of_shipped_configs_is_that_of_the_built_model(path, batch_size, s
 
 
 @given(designs(), st.integers(1, 3), st.integers(1, 50), st.sampled_from(["bfloat16", "float32", "float64"]))
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_state_of_random_specs_is_that_of_the_built_model(spec, batch_size, seq_len, dtype):
     event(f"has_state {check(spec, batch_size, None if spec.input.type == 'patches' else seq_len, dtype)}")
 
