@@ -195,3 +195,14 @@ def test_the_pictures_of_the_docs_are_up_to_date() -> None:
     for path, text in expected.items():
         assert f"](pictures/{path.name})" in page
         assert len(text) < 60_000
+
+
+def test_a_png_too_large_to_be_drawn_names_a_width_that_can_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("hybridgen.drawing.png._MOST_PIXELS", 100_000)
+    with pytest.raises(HybridgenError, match=r"is too large, 100,000 are the most; write \.svg, or give a") as refused:
+        hg.draw(stack("m"), tmp_path / "stack.png")
+    assert not list(tmp_path.iterdir())
+    width = int(str(refused.value).rpartition(" ")[2])
+    with pytest.raises(HybridgenError, match="is too large"):
+        hg.draw(stack("m"), tmp_path / "stack.png", width=width + 2)
+    assert hg.draw(stack("m"), tmp_path / "stack.png", width=width).is_file()
