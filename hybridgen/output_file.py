@@ -38,7 +38,10 @@ def replaced_file(target: Path) -> Iterator[Path]:
         HybridgenError: If it cannot be written.
     """
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise HybridgenError(f"{target}: cannot be written: {target.parent} is a file, not a directory") from error
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
             written = Path(folder) / target.name
             yield written

@@ -14,7 +14,7 @@ from hybridgen.cli.arguments import AllowEnv, DType, Overrides
 from hybridgen.cli.layer_table import human_bytes
 from hybridgen.cli.model_source import Model, read_model
 from hybridgen.cli.tables import print_table
-from hybridgen.errors import HybridgenError
+from hybridgen.errors import HybridgenError, printable
 
 if TYPE_CHECKING:
     from hybridgen.costs import ModelCost, PartCost
@@ -262,7 +262,7 @@ def _print_rooflines(found: "Sequence[ModelCost]", estimates: "Sequence[Roofline
     device = next((estimate.device for estimate in estimates if estimate is not None), None)
     if device is not None:
         typer.echo()
-        typer.echo(f"device: {device.name}; tokens a second at best, and what limits them")
+        typer.echo(f"device: {printable(device.name)}; tokens a second at best, and what limits them")
         print_table(headings, rows, right=headings)
 
 

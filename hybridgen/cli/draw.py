@@ -50,7 +50,7 @@ def draw(
 
     spec = read_model(model, overrides or (), allow_env)
     if output is None:
-        letters = width or _screen()
+        letters = _screen() if width is None else width
         typer.echo(picture(spec, "txt", theme=theme.value, seq_len=seq_len, width=letters), nl=False)
         return
     target = write(spec, output, theme=theme.value, seq_len=seq_len, width=width)

@@ -1,7 +1,7 @@
 """The changes between two specs: single values, and layers."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
 
@@ -82,21 +82,27 @@ class _Sides:
 
     a: ModelSpec
     b: ModelSpec
+    _read: dict[tuple[int, int], tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=dict)
 
     def part(self, name: str, a: Spec | None, b: Spec | None) -> list[_Found]:
         """The differences between two parts, under the name of both; parts of two types differ as a whole."""
         if a is None or b is None or type(a) is not type(b):
             return [] if a is b else [_Found(name, _plain(a), _plain(b))]
-        values_a, values_b = a.model_dump(mode="json"), b.model_dump(mode="json")
-        meant_a = meanings(a, self.a.backbone.d_model, self.a.input)
-        meant_b = meanings(b, self.b.backbone.d_model, self.b.input)
+        (values_a, meant_a), (values_b, meant_b) = self._values(self.a, a), self._values(self.b, b)
         found = []
-        for field, value in values_a.items():
-            if value != values_b[field]:
-                place = f"{name}.{field}"
-                is_meant = field not in meant_a or meant_a[field] != meant_b[field]
-                found.append(_Found(place, value, values_b[field], is_meant and place not in NEUTRAL))
+        for key, value in values_a.items():
+            if value != values_b[key]:
+                place = f"{name}.{key}"
+                is_meant = key not in meant_a or meant_a[key] != meant_b[key]
+                found.append(_Found(place, value, values_b[key], is_meant and place not in NEUTRAL))
         return found
+
+    def _values(self, model: ModelSpec, part: Spec) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The fields of a part and what they mean, read once: stacks of many layers compare each with every other."""
+        key = id(model), id(part)
+        if key not in self._read:
+            self._read[key] = part.model_dump(mode="json"), meanings(part, model.backbone.d_model, model.input)
+        return self._read[key]
 
     def layer(self, a: LayerSpec, b: LayerSpec) -> list[_Found]:
         """The differences between two layers."""
@@ -111,12 +117,12 @@ def _plain(part: Spec | None) -> dict[str, Any] | None:
 
 def _stack(sides: _Sides) -> Iterator[_Found]:
     a, b = sides.a.backbone, sides.b.backbone
-    for field in ("n_layer", *StackSettings.model_fields):
-        one, other = getattr(a, field), getattr(b, field)
+    for name in ("n_layer", *StackSettings.model_fields):
+        one, other = getattr(a, name), getattr(b, name)
         if isinstance(one, Spec) or isinstance(other, Spec):
-            yield from sides.part(field, one, other)
+            yield from sides.part(name, one, other)
         elif one != other:
-            yield _Found(field, one, other)
+            yield _Found(name, one, other)
 
 
 def _layers(sides: _Sides) -> list[Change]:

@@ -29,6 +29,7 @@ from hybridgen.spec.ends import PatchesInputSpec
 
 USUAL_LENGTH = 4096
 """Tokens per row where nothing else is said."""
+_MOST = 10**12  # tokens, rows or devices: far above any, and what is worked out from them fits into a float
 
 
 def cost(
@@ -117,6 +118,8 @@ def _length(spec: ModelSpec, seq_len: int | None) -> int:
     if not isinstance(spec.input, PatchesInputSpec):
         return USUAL_LENGTH if seq_len is None else seq_len
     own = spec.input.length()
+    if seq_len is not None:
+        _check_count("seq_len", seq_len)
     if seq_len is not None and seq_len != own:
         raise HybridgenError(
             f"seq_len: this model reads images of {own} tokens, class tokens included; given {seq_len!r}: leave it "
@@ -127,14 +130,21 @@ def _length(spec: ModelSpec, seq_len: int | None) -> int:
 
 def _check(setting: Setting) -> None:
     for name in ("seq_len", "batch_size", "data_shards", "tensor_shards"):
-        given = getattr(setting, name)
-        if type(given) is not int or given < 1:
-            raise HybridgenError(f"{name}: must be a whole number, 1 or more; given {given!r}")
+        _check_count(name, getattr(setting, name))
     allowed = {"dtype": tuple(BYTES), "causal": get_args(Causal), "checkpointing": get_args(Checkpointing)}
     for name, values in allowed.items():
         given = getattr(setting, name)
         if given not in values:
             raise HybridgenError(f"{name}: must be one of {', '.join(values)}; given {given!r}")
+
+
+def _check_count(name: str, given: object) -> None:
+    if type(given) is int and abs(given) > _MOST:
+        # Without the number: Python refuses to write those of thousands of digits.
+        kind = "larger" if given > 0 else "negative"
+        raise HybridgenError(f"{name}: must be a whole number from 1 to {_MOST:,}; given a {kind} one")
+    if type(given) is not int or given < 1:
+        raise HybridgenError(f"{name}: must be a whole number, 1 or more; given {given!r}")
 
 
 def _embedding(spec: ModelSpec, setting: Setting) -> PartCost:

@@ -48,7 +48,7 @@ def draw(
         endings = ", ".join(SUFFIXES)
         raise HybridgenError(f"{target}: pictures end in one of {endings}; given {target.suffix or 'no ending'}")
     if kind == "png":
-        _check(kind, theme, width)
+        _check(spec, kind, theme, seq_len, width)
         from hybridgen.drawing.png import png_bytes
 
         content = png_bytes(_figure(spec, seq_len), "dark" if theme == "dark" else "light", width)
@@ -85,7 +85,7 @@ def picture(
 
 
 def _text(spec: ModelSpec, kind: str, theme: Theme, seq_len: int | None, width: int | None) -> str:
-    _check(kind, theme, width)
+    _check(spec, kind, theme, seq_len, width)
     if kind == "mermaid":
         from hybridgen.drawing.mermaid import mermaid_text
 
@@ -104,19 +104,28 @@ def _text(spec: ModelSpec, kind: str, theme: Theme, seq_len: int | None, width: 
     return svg_text(_figure(spec, seq_len), theme, width)
 
 
-def _check(kind: str, theme: str, width: int | None) -> None:
-    """Refuses what has no meaning for a format."""
+def _check(spec: ModelSpec, kind: str, theme: str, seq_len: int | None, width: int | None) -> None:
+    """Refuses what is no model, and what has no meaning for a format."""
+    if not isinstance(spec, ModelSpec):
+        raise HybridgenError(
+            f"pictures are of a resolved spec, from hg.load_spec or hg.ModelSpec.model_validate; given "
+            f"{type(spec).__name__}"
+        )
     if theme not in get_args(Theme):
         raise HybridgenError(f"a theme is one of {', '.join(get_args(Theme))}; given {theme!r}")
     if theme != "auto" and kind == "txt":
         raise HybridgenError(f"txt has no colours; given theme {theme}")
+    if seq_len is not None and kind == "mermaid":
+        raise HybridgenError("mermaid shows no costs; leave seq_len out, or write another format")
     if width is None:
         return
     if kind not in _WIDTHS:
-        raise HybridgenError(f"{kind} is as wide as its reader shows it; given width {width}")
+        raise HybridgenError(f"{kind} is as wide as its reader shows it; leave width out")
     least, most = _WIDTHS[kind]
     if isinstance(width, bool) or not isinstance(width, int) or not least <= width <= most:
-        raise HybridgenError(f"the width of {kind} must be a whole number from {least} to {most}; given {width!r}")
+        # Python refuses to write numbers of thousands of digits.
+        given = "one far from it" if isinstance(width, int) and abs(width) > 10**18 else repr(width)
+        raise HybridgenError(f"the width of {kind} must be a whole number from {least} to {most}; given {given}")
 
 
 def figure(stack: Stack, costs: ModelCost) -> Figure:

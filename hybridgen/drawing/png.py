@@ -10,14 +10,23 @@ from hybridgen.errors import HybridgenError
 INSTALL = "pip install 'hybridgen[draw]'"
 _FONT = "DejaVu Sans"
 _SCALE = 2.0
+_MOST_PIXELS = 100_000_000  # 400 MB while it is drawn; pictures of a few thousand different layers would take minutes
 
 
 def png_bytes(figure: Figure, theme: Literal["light", "dark"] = "light", width: int | None = None) -> bytes:
     """Draws a picture in pixels; without a width two for each of its units.
 
     Raises:
-        HybridgenError: If resvg is not installed.
+        HybridgenError: If resvg is not installed, or the picture would be too large.
     """
+    columns = width or round(figure.width * _SCALE)
+    rows = round(columns * figure.height / figure.width)
+    if columns * rows > _MOST_PIXELS:
+        narrower = min(20_000, int((_MOST_PIXELS * figure.width / figure.height) ** 0.5))
+        raise HybridgenError(
+            f"PNG: a picture of {columns:,} x {rows:,} pixels is too large, {_MOST_PIXELS:,} are the most; "
+            f"write .svg, or give a width of at most {narrower}"
+        )
     try:
         import resvg_py
     except ImportError as error:
@@ -31,6 +40,6 @@ def png_bytes(figure: Figure, theme: Literal["light", "dark"] = "light", width: 
             font_files=names,
             font_family=_FONT,
             sans_serif_family=_FONT,
-            width=width or round(figure.width * _SCALE),
+            width=columns,
         )
     return bytes(drawn)

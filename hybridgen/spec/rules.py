@@ -145,7 +145,9 @@ def _worked_out(mixer: Any, field: str, d_model: int | None) -> Any:
 
 def check_selection(mixers: Iterable[tuple[Checked[Any], Node]], has_residual_attn: bool, report: Report) -> None:
     """Reports the first selective layer that takes over a choice which no layer before it can give."""
-    choosers: list[AttentionSpec] = []
+    # Those that chose, each once in the order of the stack: thousands of layers may share a few.
+    choosers: dict[int, AttentionSpec] = {}
+    last: tuple[AttentionSpec, ...] = ()
     for mixer, node in mixers:
         spec = mixer.spec
         if not isinstance(spec, AttentionSpec) or not spec.selective or {"selective", "selection_from"} & mixer.faulty:
@@ -157,7 +159,7 @@ def check_selection(mixers: Iterable[tuple[Checked[Any], Node]], has_residual_at
         elif source == "guide" and not choosers:
             message = "selection_from: guide needs a selective layer before it that chooses; this is the first"
         elif source != "self":
-            taken = choosers[-1:] if source == "guide" else choosers
+            taken = last if source == "guide" else tuple(choosers.values())
             budgets = [one.context_budget for one in (*taken, spec) if one.context_budget is not None]
             if budgets and source != "guide":
                 message = (
@@ -181,4 +183,4 @@ def check_selection(mixers: Iterable[tuple[Checked[Any], Node]], has_residual_at
             report.add(node.place_of(place), message, suggestion)
             return
         if source != "guide":
-            choosers.append(spec)
+            choosers[id(spec)], last = spec, (spec,)

@@ -143,3 +143,26 @@ def test_wrong_arguments_are_errors_in_words(hybridgen: Program) -> None:
 )  # fmt: skip
 def test_counts_have_three_digits(count: float, text: str) -> None:
     assert human_count(count) == text
+
+
+@pytest.mark.parametrize("option", ["--seq-len=999999999999M", f"--batch-size={10**400}", f"--data-shards={10**13}"])
+def test_numbers_beyond_any_are_refused(hybridgen: Program, option: str) -> None:
+    result = hybridgen("cost", TINY, option)
+    assert (result.status, result.out) == (2, "")
+    name = option[2:].partition("=")[0].replace("-", "_")
+    assert f"{name}: must be a whole number from 1 to 1,000,000,000,000; given a larger one" in result.err
+
+
+def test_the_largest_numbers_are_written_in_every_form(hybridgen: Program) -> None:
+    most = [f"--seq-len={10**12 - 1}", f"--batch-size={10**12}", "--device=l4"]
+    assert hybridgen("cost", TINY, *most).status == 0
+    found = json.loads(hybridgen("cost", TINY, *most, "--json").out, parse_constant=pytest.fail)
+    assert found["roofline"]["training_fits"] is False
+
+
+def test_names_of_devices_do_not_reach_the_terminal_as_they_are(hybridgen: Program, tmp_path: Path) -> None:
+    device = tmp_path / "device.yaml"
+    numbers = "bfloat16_tflops: 1\nfloat32_tflops: 1\nbandwidth_gb_s: 1\nmemory_gb: 1\n"
+    device.write_text(f'name: "\\e[31mred\\nline"\n{numbers}')
+    out = hybridgen("cost", TINY, "--device", str(device)).out
+    assert "device: \\x1b[31mred\\nline; tokens a second" in out

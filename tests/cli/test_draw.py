@@ -62,3 +62,10 @@ def test_drawing_loads_no_torch(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
     assert len(list(tmp_path.iterdir())) == 5
+
+
+@pytest.mark.parametrize("width", ["0", "-1", "59", "201"])
+def test_widths_that_text_cannot_have_are_refused(hybridgen: Program, width: str) -> None:
+    result = hybridgen("draw", TINY, f"--width={width}")
+    assert (result.status, result.out) == (2, "")
+    assert f"the width of txt must be a whole number from 60 to 200; given {width}" in result.err

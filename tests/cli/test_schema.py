@@ -47,7 +47,7 @@ def test_what_cannot_be_written_is_worded(hybridgen: Program, tmp_path: Path) ->
     below_a_file.parent.write_text("kept", encoding="utf-8")
     result = hybridgen("schema", "-o", below_a_file)
     assert (result.status, result.out) == (2, "")
-    assert result.err.startswith(f"{below_a_file}: cannot be written: ")
+    assert result.err == f"{below_a_file}: cannot be written: {below_a_file.parent} is a file, not a directory\n"
     assert below_a_file.parent.read_text(encoding="utf-8") == "kept"
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 import hybridgen as hg
-from hybridgen.comparison import Change, ModelDiff
+from hybridgen.comparison import Change, ModelDiff, differences
 from hybridgen.comparison.differences import changes_between
 from tests.spec.documents import IMAGE, LONG, SHORT, changed, documents
 
@@ -231,3 +231,19 @@ def test_public_names_are_those_of_the_package() -> None:
 def test_documents_are_refused_with_words() -> None:
     with pytest.raises(hg.HybridgenError, match=r"diff takes two resolved specs.*given dict"):
         hg.diff(spec(SHORT), SHORT)
+
+
+def test_layers_are_read_once_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    count, read = 30, []
+    meanings = differences.meanings
+    monkeypatch.setattr(differences, "meanings", lambda *of: read.append(of) or meanings(*of))
+
+    def different(conv: int) -> hg.ModelSpec:
+        mixers = [{"type": "mamba1", "d_state": 8 + number, "d_conv": conv} for number in range(count)]
+        blocks = {f"b{number}": {"mixer": mixer} for number, mixer in enumerate(mixers)}
+        backbone = {"d_model": 8, "pattern": list(blocks), "blocks": blocks}
+        return hg.ModelSpec.model_validate({"input": {"type": "hidden"}, "backbone": backbone})
+
+    found = changes_between(different(3), different(4))
+    assert [(change.field, change.layers_a) for change in found] == [("ssm.d_conv", tuple(range(count)))]
+    assert len(read) < 3 * count  # not count * count: a thousand layers took twenty seconds

@@ -29,6 +29,7 @@ def lm(n_layer: int) -> hg.ModelSpec:
     ("arguments", "text"),
     [
         ({"seq_len": 0}, "seq_len: must be a whole number, 1 or more; given 0"),
+        ({"seq_len": 10**5000}, "seq_len: must be a whole number from 1 to 1,000,000,000,000; given a larger one"),
         ({"seq_len": 4.0}, "seq_len: must be a whole number, 1 or more; given 4.0"),
         ({"seq_len": True}, "seq_len: must be a whole number, 1 or more; given True"),
         ({"batch_size": -1}, "batch_size: must be a whole number, 1 or more; given -1"),

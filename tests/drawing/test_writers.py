@@ -168,16 +168,25 @@ def test_svg_can_ask_for_a_width() -> None:
         ("stack", {}, "given no ending"),
         ("stack.txt", {"theme": "dark"}, "txt has no colours; given theme dark"),
         ("stack.svg", {"theme": "pink"}, "a theme is one of light, dark, auto; given 'pink'"),
-        ("stack.mmd", {"width": 100}, "mermaid is as wide as its reader shows it; given width 100"),
-        ("stack.html", {"width": 100}, "html is as wide as its reader shows it; given width 100"),
+        ("stack.mmd", {"width": 100}, "mermaid is as wide as its reader shows it; leave width out"),
+        ("stack.html", {"width": 100}, "html is as wide as its reader shows it; leave width out"),
         ("stack.txt", {"width": 20}, "the width of txt must be a whole number from 60 to 200; given 20"),
         ("stack.png", {"width": 10**6}, "the width of png must be a whole number from 100 to 20000"),
+        ("stack.svg", {"width": 10**5000}, "the width of svg must be a whole number from 100 to 20000; given one far"),
         ("stack.svg", {"seq_len": 0}, "seq_len"),
+        ("stack.mmd", {"seq_len": 0}, "mermaid shows no costs; leave seq_len out"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path: Path, name: str, options: dict, words: str) -> None:
     with pytest.raises(HybridgenError, match=re.escape(words)):
         hg.draw(shipped("tour"), tmp_path / name, **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["stack.svg", "stack.png", "stack.mmd", "stack.txt", "stack.html"])
+def test_what_is_no_model_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(HybridgenError, match=r"pictures are of a resolved spec, from hg\.load_spec .* given dict"):
+        hg.draw({}, tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
@@ -195,3 +204,14 @@ def test_the_pictures_of_the_docs_are_up_to_date() -> None:
     for path, text in expected.items():
         assert f"](pictures/{path.name})" in page
         assert len(text) < 60_000
+
+
+def test_a_png_too_large_to_be_drawn_names_a_width_that_can_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("hybridgen.drawing.png._MOST_PIXELS", 100_000)
+    with pytest.raises(HybridgenError, match=r"is too large, 100,000 are the most; write \.svg, or give a") as refused:
+        hg.draw(stack("m"), tmp_path / "stack.png")
+    assert not list(tmp_path.iterdir())
+    width = int(str(refused.value).rpartition(" ")[2])
+    with pytest.raises(HybridgenError, match="is too large"):
+        hg.draw(stack("m"), tmp_path / "stack.png", width=width + 2)
+    assert hg.draw(stack("m"), tmp_path / "stack.png", width=width).is_file()

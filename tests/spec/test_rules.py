@@ -1,5 +1,8 @@
+import time
+
 import pytest
 
+import hybridgen as hg
 from hybridgen.errors import SpecError
 from hybridgen.spec import ModelSpec
 from tests.spec.documents import LONG, SHORT, changed, texts_of
@@ -244,3 +247,17 @@ def test_copies_of_a_spec_are_checked_and_specs_can_be_keys():
         spec.model_copy(update={"backbone": {**spec.document()["backbone"], "d_model": "25"}})
     with pytest.raises(TypeError, match="takes no options; given strict"):
         ModelSpec.model_validate(SHORT, strict=False)
+
+
+def test_thousands_of_layers_that_take_all_choices_are_read_at_once() -> None:
+    """Each of them takes those of all before it: compared one by one, 10,000 took twelve seconds."""
+    mixer = {"type": "attention", "num_heads": 1, "selective": True, "selection_from": "accumulate"}
+    backbone = {"d_model": 8, "pattern": "a*10000", "blocks": {"a": {"mixer": mixer}}}
+    read = hg.ModelSpec.model_validate
+    begin = time.process_time()
+    others = {"a": {"mixer": {**mixer, "selective": False, "selection_from": "self"}}}
+    read({"input": {"type": "hidden"}, "backbone": {**backbone, "blocks": others}})
+    plain = time.process_time() - begin
+    begin = time.process_time()
+    assert read({"input": {"type": "hidden"}, "backbone": backbone}).backbone.n_layer == 10_000
+    assert time.process_time() - begin < 10 * plain + 1
