@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 import hybridgen as hg
-from hybridgen.cli.cost import human_count
-from hybridgen.cli.layer_table import human_bytes
+from hybridgen.cli.units import human_bytes, human_count
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from hybridgen.cli.arguments import AllowEnv, Device, DType, File, MaxShardSize, Overrides, Overwrite, check_replaceable
-from hybridgen.cli.layer_table import human_bytes, print_model, sizes_from_cost
+from hybridgen.cli.layer_table import print_model, sizes_from_cost
+from hybridgen.cli.units import human_bytes
 from hybridgen.errors import HybridgenError
 
 _TOO_LARGE = ("can't allocate memory", "out of memory", "not enough memory")

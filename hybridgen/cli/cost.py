@@ -1,7 +1,6 @@
 """`hybridgen cost`: parameters, FLOPs, caches and training memory of a model, from its document alone."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hybridgen.cli.arguments import AllowEnv, DType, Overrides
-from hybridgen.cli.layer_table import human_bytes
 from hybridgen.cli.model_source import Model, read_model
 from hybridgen.cli.tables import print_table
+from hybridgen.cli.units import human_bytes, human_count, lengths
 from hybridgen.errors import HybridgenError, printable
 
 if TYPE_CHECKING:
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from hybridgen.costs.devices import Estimate, Roofline
     from hybridgen.costs.results import Flops
 
-_FACTORS = {"": 1, "k": 1024, "M": 1024**2}
-_WIDTH = 12  # digits of a length that is still a length
 _FLOPS = ("linear", "attention", "scan", "convolution", "head")
 
 
@@ -110,33 +107,6 @@ def _print_json(found: "Sequence[ModelCost]", estimates: "Sequence[Roofline | No
         for one, estimate in zip(found, estimates, strict=True)
     ]
     typer.echo(json.dumps(plain[0] if len(plain) == 1 else plain, indent=2))
-
-
-def lengths(text: str) -> list[int]:
-    """Reads lengths such as `4k,32k,1M`; k is 1024 and M its square.
-
-    Raises:
-        HybridgenError: If one is none.
-    """
-    found = []
-    for part in text.split(","):
-        match = re.fullmatch(r"([0-9]+)([kM]?)", part.strip())
-        if match is None or len(match[1]) > _WIDTH:
-            raise HybridgenError(f"--seq-len: lengths are numbers, k for 1024 and M for 1024^2; given {part.strip()!r}")
-        found.append(int(match[1]) * _FACTORS[match[2]])
-    return found
-
-
-def human_count(count: float) -> str:
-    """Writes a number with three digits and a decimal unit: 8030261248 is `8.03 G`."""
-    if count < 1000 and count == int(count):
-        return str(int(count))
-    for unit in ("", "k", "M", "G", "T", "P", "E"):
-        if count < 999.5 or unit == "E":
-            break
-        count /= 1000
-    digits = 2 if count < 9.995 else 1 if count < 99.95 else 0
-    return f"{count:.{digits}f} {unit}".strip()
 
 
 def _print_conventions(found: "Sequence[ModelCost]") -> None:

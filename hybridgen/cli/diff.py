@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hybridgen.cli.arguments import AllowEnv
-from hybridgen.cli.layer_table import describe, human_bytes, value_text
+from hybridgen.cli.layer_table import describe, value_text
 from hybridgen.cli.model_source import Model, read_model
 from hybridgen.cli.tables import print_styled, print_table
+from hybridgen.cli.units import human_bytes, human_count, length
 
 if TYPE_CHECKING:
     from hybridgen.comparison import Change, MetricChange, ModelDiff
@@ -27,7 +28,8 @@ def diff(
     a: Model,
     b: Model,
     seq_len: Annotated[
-        int | None, typer.Option("--seq-len", min=1, help="Tokens for which costs are worked out.", show_default="4096")
+        str | None,
+        typer.Option(help="Tokens per row that costs are worked out for, such as 4k.", show_default="4096"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     allow_env: AllowEnv = False,
@@ -35,7 +37,8 @@ def diff(
     """Show what differs between two models, defaults and short forms worked out; exit status 1 if anything matters."""
     from hybridgen.comparison import diff as compare
 
-    found = compare(read_model(a, (), allow_env), read_model(b, (), allow_env), seq_len)
+    tokens = None if seq_len is None else length(seq_len, "a comparison takes one length")
+    found = compare(read_model(a, (), allow_env), read_model(b, (), allow_env), tokens)
     if as_json:
         typer.echo(json.dumps({"a": str(a), "b": str(b), **found.to_dict()}, indent=2))
     else:
@@ -130,15 +133,3 @@ def _cost_row(label: str, name: str, metric: "MetricChange") -> list[str]:
     sign = "+" if metric.difference > 0 else "-"
     percent = "" if metric.percent is None else f"{metric.percent:+.1f} %"
     return [label, write(metric.a), write(metric.b), sign + write(abs(metric.difference)), percent]
-
-
-def human_count(count: int) -> str:
-    """Writes a number in three digits with a decimal unit: 1536 is `1.54 K`."""
-    if count < 1000:
-        return str(count)
-    size = float(count)
-    for unit in ("K", "M", "G", "T", "P"):
-        size /= 1000
-        if size < 999.5:
-            return f"{size:#.3g}".rstrip(".") + f" {unit}"
-    return f"{size:,.0f} P"

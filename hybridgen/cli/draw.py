@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from hybridgen.cli.arguments import AllowEnv, Overrides
-from hybridgen.cli.layer_table import human_bytes
 from hybridgen.cli.model_source import Model, read_model
+from hybridgen.cli.units import human_bytes, length
 
 
 class Theme(StrEnum):
@@ -35,7 +35,7 @@ def draw(
         Theme, typer.Option(help="Colours; auto follows the reader's in SVG and HTML, and is light elsewhere.")
     ] = Theme.auto,
     seq_len: Annotated[
-        int | None,
+        str | None,
         typer.Option(help="Tokens that FLOPs are counted for; images have their own number.", show_default="4096"),
     ] = None,
     width: Annotated[
@@ -48,12 +48,13 @@ def draw(
     from hybridgen.drawing import draw as write
     from hybridgen.drawing import picture
 
+    tokens = None if seq_len is None else length(seq_len, "a picture takes one length")
     spec = read_model(model, overrides or (), allow_env)
     if output is None:
         letters = _screen() if width is None else width
-        typer.echo(picture(spec, "txt", theme=theme.value, seq_len=seq_len, width=letters), nl=False)
+        typer.echo(picture(spec, "txt", theme=theme.value, seq_len=tokens, width=letters), nl=False)
         return
-    target = write(spec, output, theme=theme.value, seq_len=seq_len, width=width)
+    target = write(spec, output, theme=theme.value, seq_len=tokens, width=width)
     typer.echo(f"{target}: {human_bytes(target.stat().st_size)}")
 
 

@@ -7,7 +7,7 @@ import typer
 
 from hybridgen.cli.arguments import ModelDirectory, System
 from hybridgen.cli.import_model import part_counts
-from hybridgen.cli.layer_table import human_bytes
+from hybridgen.cli.units import human_bytes
 
 
 def export_model(

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from hybridgen.cli.arguments import ModelDirectory
-from hybridgen.cli.layer_table import human_bytes
+from hybridgen.cli.units import human_bytes
 from hybridgen.errors import HybridgenError
 
 _ANY = "dynamic"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hybridgen.cli.arguments import MaxShardSize, Overwrite, System, check_replaceable
-from hybridgen.cli.layer_table import human_bytes
+from hybridgen.cli.units import human_bytes
 
 
 def import_model(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from hybridgen.cli.tables import print_table, terminal_width
+from hybridgen.cli.units import human_bytes
 
 if TYPE_CHECKING:
     from hybridgen.spec import ModelSpec
@@ -37,16 +38,6 @@ def describe(part: "Spec | None") -> str:
     fields = [f"{name}={_list_name(name, value) or value_text(value)}" for name, value in values.items()]
     kind = getattr(part, "type", None)
     return " ".join([kind, *fields] if kind else fields)
-
-
-def human_bytes(count: int) -> str:
-    """Writes a number of bytes with a binary unit: 1536 is `1.5 KiB`."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
 
 
 def print_model(spec: "ModelSpec", sizes: Mapping[str, Size], with_bytes: bool = False) -> None:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hybridgen.cli.arguments import AllowEnv, DType
-from hybridgen.cli.cost import lengths
-from hybridgen.cli.layer_table import human_bytes
 from hybridgen.cli.model_source import DOCUMENT
 from hybridgen.cli.tables import print_table
+from hybridgen.cli.units import human_bytes, length
 from hybridgen.errors import HybridgenError, printable, printable_lines
+
+_ONE_LENGTH = "a sweep takes one length; --where takes others, as in state_bytes(8k)"
 
 if TYPE_CHECKING:
     from hybridgen.sweep.costs_of_points import Costs
@@ -83,7 +84,7 @@ def sweep(
 
     condition = None if where is None else parse_condition(where)
     equal = None if match is None else Match.parse(match, match_by.value, match_tolerance)
-    costs = Costs(None if seq_len is None else _length(seq_len), batch_size, dtype.value)
+    costs = Costs(None if seq_len is None else length(seq_len, _ONE_LENGTH), batch_size, dtype.value)
     found = compose_points(read_sweep(file / DOCUMENT if file.is_dir() else file, overrides or (), allow_env))
     points, invalid, notes = merge_equal(found.valid), found.invalid, []
     _report_invalid(invalid, found.count, skip_invalid)
@@ -104,15 +105,6 @@ def sweep(
         write_csv(csv, table.rows)
     if output is not None and not dry_run:
         write_results(output, table.rows)
-
-
-def _length(text: str) -> int:
-    given = lengths(text)
-    if len(given) > 1:
-        raise HybridgenError(
-            f"--seq-len: a sweep takes one length, given {text}; --where takes others, as in state_bytes(8k)"
-        )
-    return given[0]
 
 
 def _match(points: "Sequence[Point]", equal: "Match", costs: "Costs") -> "tuple[list[Point], Sequence[Invalid], str]":

@@ -66,12 +66,13 @@ def cost(
     length = _length(spec, seq_len)
     setting = Setting(length, batch_size, dtype, causal, checkpointing, data_shards, tensor_shards)
     _check(setting)
+    decodes = can_decode(spec)
     layers: dict[tuple[int, Place], PartCost] = {}
     parts = [_embedding(spec, setting)]
     for index, (layer, place) in enumerate(placed_layers(spec.backbone)):
         key = (id(layer), place)  # equal layers in equal places are worked out once
         if key not in layers:
-            layers[key] = _layer(spec, layer, place, setting)
+            layers[key] = _layer(spec, layer, place, setting, decodes)
         parts.append(renamed(layers[key], f"layers.{index}"))
     last_norm = Parameters(norm=last_norm_parameters(spec.backbone))
     parts += [PartCost("norm_f", "norm", parameters=last_norm), _head(spec, setting)]
@@ -88,7 +89,7 @@ def cost(
         whole,
         memory,
         weight_bytes(parameters, wide, dtype),
-        can_decode(spec),
+        decodes,
         crossover(spec, dtype),
         found.written,
     )
@@ -170,12 +171,12 @@ def _head(spec: ModelSpec, setting: Setting) -> PartCost:
     )
 
 
-def _layer(spec: ModelSpec, layer: LayerSpec, place: Place, setting: Setting) -> PartCost:
+def _layer(spec: ModelSpec, layer: LayerSpec, place: Place, setting: Setting, decodes: bool) -> PartCost:
     stack, rows = spec.backbone, setting.batch_size
     tokens = setting.seq_len + memory_tokens(spec)
     forward = layer_flops(layer, stack, place, Reading(tokens, 0, setting.causal)) * rows
     decode, state = Flops(), StateBytes()
-    if can_decode(spec):
+    if decodes:
         decode = layer_flops(layer, stack, place, Reading(1, tokens - 1, setting.causal)) * rows
         state = state_bytes(layer.mixer, stack, Room(rows, tokens, setting.dtype))
     return PartCost(

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import hybridgen as hg
 from hybridgen.cli.build import _progress_bar
-from hybridgen.cli.layer_table import Size, human_bytes, sizes_from_cost
+from hybridgen.cli.layer_table import Size, sizes_from_cost
+from hybridgen.cli.units import human_bytes
 from tests.cli.conftest import CONFIGS, TINY, Program
 from tests.spec.documents import documents
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import hybridgen as hg
-from hybridgen.cli.cost import human_count, lengths
+from hybridgen.cli.units import human_count, lengths
 from hybridgen.errors import HybridgenError
 from tests.cli.conftest import CONFIGS, TINY, Program
 
@@ -154,7 +154,7 @@ def test_numbers_beyond_any_are_refused(hybridgen: Program, option: str) -> None
 
 
 def test_the_largest_numbers_are_written_in_every_form(hybridgen: Program) -> None:
-    most = [f"--seq-len={10**12 - 1}", f"--batch-size={10**12}", "--device=l4"]
+    most = [f"--seq-len={10**12 - 1}", f"--batch-size={10**12}", "--device=l40s"]
     assert hybridgen("cost", TINY, *most).status == 0
     found = json.loads(hybridgen("cost", TINY, *most, "--json").out, parse_constant=pytest.fail)
     assert found["roofline"]["training_fits"] is False

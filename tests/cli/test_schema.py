@@ -72,9 +72,10 @@ def test_shipped_models_fit_the_schema(hybridgen: Program, path: Path) -> None:
     jsonschema.validate(document, json.loads(hybridgen("schema").out), jsonschema.Draft202012Validator)
 
 
-def test_every_shipped_file_names_the_schema_that_lies_above_it() -> None:
-    """By a relative path, whatever folder it lies in."""
-    paths = sorted(CONFIGS.parent.rglob("*.yaml"))
+def test_every_shipped_model_names_the_schema_that_lies_above_it() -> None:
+    """By a relative path, whatever folder it lies in. Sweeps are no documents; the schema does not describe them."""
+    sweeps = CONFIGS.parent / "sweep"
+    paths = sorted(path for path in CONFIGS.parent.rglob("*.yaml") if not path.is_relative_to(sweeps))
     assert len(paths) >= 29
     for path in paths:
         first = path.read_text(encoding="utf-8").partition("\n")[0]

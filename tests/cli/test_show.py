@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import hybridgen as hg
-from hybridgen.cli.layer_table import describe, human_bytes, print_model, sizes_from_cost
+from hybridgen.cli.layer_table import describe, print_model, sizes_from_cost
 from hybridgen.cli.tables import _print_for_terminal, plain_table
+from hybridgen.cli.units import human_bytes
 from hybridgen.spec import Mamba2Spec, MlpSpec, NormSpec
 from tests.cli.conftest import CONFIGS, TINY, Program
 

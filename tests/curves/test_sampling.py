@@ -35,10 +35,10 @@ def test_points_are_costs(y: str) -> None:
 
 
 def test_speeds_are_those_of_the_device() -> None:
-    setting = Setting(batch_size=3, device=DEVICES["l4"])
+    setting = Setting(batch_size=3, device=DEVICES["l40s"])
     for y, call in SPEEDS.items():
         (curve,) = cost_curves({"a": TINY}, "seq_len", y, Range((64, 4096)), setting).curves
-        best = [roofline(hg.cost(TINY, length, 3), DEVICES["l4"]) for length in curve.xs]
+        best = [roofline(hg.cost(TINY, length, 3), DEVICES["l40s"]) for length in curve.xs]
         assert curve.ys == tuple(getattr(one, call).tokens_per_second for one in best)
         assert min(curve.ys) > 0
     mamba = _spec("mamba2-1.3b")
