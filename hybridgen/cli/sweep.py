@@ -100,11 +100,11 @@ def sweep(
         notes.append(f"--where left out {len(points) - len(kept):,} of {len(points):,} points")
         points = kept
     table = _Table([Row(point, costs.of(point.spec)) for point in points], invalid, found.count, costs)
-    table.print_json() if as_json else table.print(notes)
     if csv is not None:
         write_csv(csv, table.rows)
     if output is not None and not dry_run:
         write_results(output, table.rows)
+    table.print_json() if as_json else table.print(notes)  # last: a pipe that closes early loses no file
 
 
 def _match(points: "Sequence[Point]", equal: "Match", costs: "Costs") -> "tuple[list[Point], Sequence[Invalid], str]":

@@ -1,11 +1,16 @@
 """A probe: a model, an attention baseline and an MLP control, trained on tasks alike, side by side in processes."""
 
 import multiprocessing
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -147,10 +152,23 @@ def _run(job: _Job) -> Run:
     )
 
 
-def _begin() -> None:
-    """Prepares a process: one thread, as threads of several processes on the same cores wait for each other."""
+def _begin(parent: Connection) -> None:
+    """Prepares a process: one thread, as threads of several processes on the same cores wait for each other.
+
+    Args:
+        parent: Ends when the probe does, in whatever way; this process then ends too, in the middle of its run.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one speaks for them
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     keep_memory()
+
+
+def _end_with(parent: Connection) -> None:
+    try:
+        parent.recv_bytes()
+    except (EOFError, OSError):
+        os._exit(1)
 
 
 def _results(work: Sequence[_Job], jobs: int) -> Iterator[tuple[int, Run]]:
@@ -161,7 +179,8 @@ def _results(work: Sequence[_Job], jobs: int) -> Iterator[tuple[int, Run]]:
         return
     # Started afresh, not forked: a fork of a process with threads or CUDA can hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin) as pool:
+    ending, probing = context.Pipe(duplex=False)
+    with closing(ending), closing(probing), ProcessPoolExecutor(jobs, context, _begin, (ending,)) as pool:
         places = {pool.submit(_run, job): place for place, job in enumerate(work)}
         try:
             for future in as_completed(places):
@@ -170,8 +189,10 @@ def _results(work: Sequence[_Job], jobs: int) -> Iterator[tuple[int, Run]]:
             raise HybridgenError(
                 "a process of the probe died, perhaps for lack of memory; give --jobs 1, or a smaller model"
             ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        except BaseException:  # Ctrl-C, or a run at fault: the pool would wait for the runs that have begun
+            probing.close()
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _alone(work: Sequence[_Job]) -> Iterator[tuple[int, Run]]:

@@ -80,10 +80,11 @@ class Written:
 def parse_axes(written: Sequence[Written], options: Options) -> tuple[list[Axis], list[Fault]]:
     """Parses the overrides of a sweep; those at fault are left out and reported.
 
-    A later override of the same key takes the place of an earlier one, as in Hydra's own sweeper: what a command line
-    says replaces what a sweep file says.
+    A later override of the same key takes the place of an earlier one, as in Hydra's own sweeper. A command line's
+    replaces a sweep file's even where one of them has `+`: both would be applied, and the table show either.
     """
     axes: dict[str, Axis] = {}
+    of_file: dict[str, str] = {}  # where in `axes` a sweep file's field is that no command line has replaced
     faults = []
     number = 0
     for one in written:
@@ -91,7 +92,11 @@ def parse_axes(written: Sequence[Written], options: Options) -> tuple[list[Axis]
         place = one.place or override_place(number, one.text)
         try:
             axis = _parse(one.text, place, number if one.place is None else None, options)
-            axes[axis.key] = axis
+            if one.place is not None:
+                of_file[axis.name] = axis.key
+                axes[axis.key] = axis
+            else:
+                axes[of_file.pop(axis.name, axis.key)] = axis
         except RefusedError as error:
             faults.append(fault_at(place, error.path, error.message, error.suggestion))
     return list(axes.values()), faults

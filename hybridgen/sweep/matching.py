@@ -15,6 +15,7 @@ TOLERANCE = 0.05
 """How far apart sizes may be where nothing else is said."""
 
 MAX_WIDTH = 2**20
+MAX_SIZE = 1e18
 Size = Callable[[ModelSpec], float]
 
 
@@ -102,8 +103,8 @@ def off(value: float, target: float) -> float:
 
 def _amount(text: str) -> float:
     amount = parse_amount(text, "--match")
-    if amount <= 0:
-        raise HybridgenError(f"--match: a size is more than 0; given {text}")
+    if not 0 < amount <= MAX_SIZE:
+        raise HybridgenError(f"--match: a size is more than 0, at most {MAX_SIZE:.0e}; given {text.strip()}")
     return amount
 
 

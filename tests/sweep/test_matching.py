@@ -171,3 +171,10 @@ def test_requests():
     with pytest.raises(HybridgenError, match=r"--match-by: must be one of backbone\.d_model"):
         Match.parse("params", by="d_model")
     assert "backbone.d_model" in MATCH_BY
+
+
+@pytest.mark.parametrize("amount", ["1e400", "1e300", "-1", "0"])
+def test_a_size_is_a_number_that_models_can_have(amount):
+    """1e400 is infinite, and ended in a traceback."""
+    with pytest.raises(HybridgenError, match=f"--match: a size is more than 0, at most 1e.18; given {amount}"):
+        Match.parse(f"params={amount}")

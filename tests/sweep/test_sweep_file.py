@@ -78,6 +78,15 @@ def test_the_command_line_replaces_what_the_file_says(write):
     ]
 
 
+def test_the_command_line_replaces_it_with_plus_or_without(write):
+    """Both were applied: the table then showed the file's value beside the costs of the command line's."""
+    path = write("configs/sweep/one.yaml", SWEEP)
+    points = compose_points(read_sweep(path, ["backbone.ssm.d_conv=3", "backbone.ssm.d_state=8,16"])).valid
+    assert [point.values for point in points] == [{"backbone.ssm.d_state": "8"}, {"backbone.ssm.d_state": "16"}]
+    mixers = [point.spec.backbone.layers[0].mixer for point in points]
+    assert [(mixer.d_state, mixer.d_conv) for mixer in mixers] == [(8, 3), (16, 3)]
+
+
 def test_models_themselves_can_be_swept(write):
     path = write("configs/sweep/one.yaml", SWEEP)
     points = compose_points(read_sweep(path, ["model@_global_=glob(*)", "+backbone.ssm.d_conv=4"])).valid
