@@ -23,6 +23,7 @@ from hybridgen.spec.parts import MlpSpec
 from hybridgen.spec.places import Place
 from hybridgen.spec.wording import Schema, field_schema
 from hybridgen.spec.yaml_text import fault_at
+from hybridgen.sweep.intervals import Interval, parse_interval
 
 MAX_POINTS = 20_000
 """A sweep has at most this many points."""
@@ -50,18 +51,26 @@ class Axis:
 
     Attributes:
         key: What stands in front of `=`, with `+` or `~` where it has one.
-        elements: The values.
+        elements: The values; none where there is an interval.
         is_swept: Whether it was written as several values; one value alone is a plain override.
+        interval: What a search chooses from, in the place of elements.
     """
 
     key: str
     elements: tuple[Element, ...]
     is_swept: bool
+    interval: Interval | None = None
 
     @property
     def name(self) -> str:
         """The key without `+` and `~`, for headings."""
         return self.key.lstrip("+~")
+
+    def chosen(self, value: float) -> Element:
+        """The element for a value of the interval."""
+        assert self.interval is not None
+        label = self.interval.label(value)
+        return Element(label, parse_override(f"{self.key}={label}", self.interval.place))
 
 
 @dataclass(frozen=True)
@@ -77,11 +86,14 @@ class Written:
     place: Place | None = None
 
 
-def parse_axes(written: Sequence[Written], options: Options) -> tuple[list[Axis], list[Fault]]:
+def parse_axes(written: Sequence[Written], options: Options, intervals: bool = False) -> tuple[list[Axis], list[Fault]]:
     """Parses the overrides of a sweep; those at fault are left out and reported.
 
     A later override of the same key takes the place of an earlier one, as in Hydra's own sweeper. A command line's
     replaces a sweep file's even where one of them has `+`: both would be applied, and the table show either.
+
+    Args:
+        intervals: Whether `interval(a,b)` is taken, as a search does.
     """
     axes: dict[str, Axis] = {}
     of_file: dict[str, str] = {}  # where in `axes` a sweep file's field is that no command line has replaced
@@ -91,7 +103,7 @@ def parse_axes(written: Sequence[Written], options: Options) -> tuple[list[Axis]
         number += one.place is None
         place = one.place or override_place(number, one.text)
         try:
-            axis = _parse(one.text, place, number if one.place is None else None, options)
+            axis = _parse(one.text, place, number if one.place is None else None, options, intervals)
             if one.place is not None:
                 of_file[axis.name] = axis.key
                 axes[axis.key] = axis
@@ -102,20 +114,22 @@ def parse_axes(written: Sequence[Written], options: Options) -> tuple[list[Axis]
     return list(axes.values()), faults
 
 
-def _parse(text: str, place: Place, number: int | None, options: Options) -> Axis:
+def _parse(text: str, place: Place, number: int | None, options: Options, intervals: bool) -> Axis:
     try:
-        return _axis(text, place, number, options)
+        return _axis(text, place, number, options, intervals)
     except RefusedError as error:
         raise _nested_sweep(text) or error from None
 
 
-def _axis(text: str, place: Place, number: int | None, options: Options) -> Axis:
+def _axis(text: str, place: Place, number: int | None, options: Options, intervals: bool) -> Axis:
     parsed = parse_with_hydra(text)
     key = parsed.get_key_element()
     if not parsed.is_sweep_override():
         override = parse_override(text, place)
         _check_list(key, override)
         return Axis(key, (Element(text.partition("=")[2], override),), is_swept=False)
+    if parsed.is_interval_sweep() and intervals:
+        return _interval_axis(text, parsed, place)
     labels = _labels(text, parsed, options)
     elements = []
     for label in labels:
@@ -123,6 +137,13 @@ def _axis(text: str, place: Place, number: int | None, options: Options) -> Axis
         elements.append(Element(label, parse_override(element, override_place(number, element) if number else place)))
     _check_lists(parsed.key_or_group, key, elements)
     return Axis(key, tuple(replace(one, label=_unquoted(one)) for one in elements), is_swept=True)
+
+
+def _interval_axis(text: str, parsed: Any, place: Place) -> Axis:
+    axis = Axis(parsed.get_key_element(), (), is_swept=True, interval=parse_interval(text, parsed, place))
+    assert axis.interval is not None
+    _check_lists(parsed.key_or_group, axis.key, [axis.chosen(axis.interval.low)])
+    return axis
 
 
 def _nested_sweep(text: str) -> RefusedError | None:
@@ -149,7 +170,8 @@ def _labels(text: str, parsed: Any, options: Options) -> list[str]:
     """The values of a sweep as Hydra writes them, in its order."""
     if parsed.is_interval_sweep():
         message = "interval(...) has no list of values, and a sweep over all of them takes one"
-        raise RefusedError(message, f"write {parsed.get_key_element()}=range(start,stop,step), or choice(a,b,c)")
+        fix = f"write {parsed.get_key_element()}=range(start,stop,step), or choice(a,b,c)"
+        raise RefusedError(message, f"{fix}; a search takes it: --sampler tpe --trials 50")
     value = parsed.value()
     is_glob = parsed.value_type.name == "GLOB_CHOICE_SWEEP"
     if is_glob:

@@ -86,8 +86,10 @@ def compose_points(sweep: Sweep) -> Points:
     the point's overrides, and what follows is what `hybridgen check` does.
 
     Raises:
-        HybridgenError: If there are too many points.
+        HybridgenError: If there are too many points, or an interval has no end of them.
     """
+    if endless := [axis.key for axis in sweep.axes if axis.interval is not None]:
+        raise HybridgenError(f"{endless[0]}: interval(...) has no list of values; a search takes it: --sampler tpe")
     count = math.prod(len(axis.elements) for axis in sweep.axes)
     if count > MAX_POINTS:
         sizes = " * ".join(str(len(axis.elements)) for axis in sweep.axes if axis.is_swept)

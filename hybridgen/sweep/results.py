@@ -2,14 +2,11 @@
 
 import csv
 import io
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from hybridgen.errors import HybridgenError
 from hybridgen.output_file import output_file, replaced_file
 from hybridgen.sweep.points import Point
 
@@ -59,32 +56,11 @@ def csv_text(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def json_lines(rows: Sequence[Row]) -> str:
-    """The table as one JSON object a line."""
-    return "".join(json.dumps(row.plain()) + "\n" for row in rows)
-
-
 def write_csv(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
     """Writes the table as a CSV file, which takes the place of its name when it is whole.
 
     Raises:
         HybridgenError: If it cannot be written.
     """
-    _write(output_file(path, "results.csv"), csv_text(rows))
-
-
-def write_results(folder: Path, rows: Sequence[Row]) -> None:
-    """Writes `results.csv` and `results.jsonl` into a folder, each whole or not at all.
-
-    Raises:
-        HybridgenError: If they cannot be written.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise HybridgenError(f"{folder}: is no directory; name another with -o")
-    _write(output_file(folder / "results.csv", "results.csv"), csv_text(rows))
-    _write(output_file(folder / "results.jsonl", "results.jsonl"), json_lines(rows))
-
-
-def _write(target: Path, text: str) -> None:
-    with replaced_file(target) as file:
-        file.write_text(text, encoding="utf-8", newline="")
+    with replaced_file(output_file(path, "costs.csv")) as file:
+        file.write_text(csv_text(rows), encoding="utf-8", newline="")

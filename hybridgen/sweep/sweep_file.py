@@ -39,12 +39,15 @@ class Sweep:
     axes: list[Axis]
 
 
-def read_sweep(path: str | os.PathLike[str], overrides: Sequence[str] = (), allow_env: bool = False) -> Sweep:
+def read_sweep(
+    path: str | os.PathLike[str], overrides: Sequence[str] = (), allow_env: bool = False, intervals: bool = False
+) -> Sweep:
     """Reads a document or a sweep file, and the values to be tried.
 
     Args:
         overrides: Overrides with one value or several; they replace those of a sweep file for the same key.
         allow_env: Whether `${oc.env:NAME}` may read the environment.
+        intervals: Whether `interval(a,b)` is taken: a search can choose from it, `compose_points` cannot.
 
     Raises:
         SpecError: With every fault of the sweep; faults of single points come with the points.
@@ -64,7 +67,7 @@ def read_sweep(path: str | os.PathLike[str], overrides: Sequence[str] = (), allo
         faults += wrong + (_package_fault(text, parsed.root) if above else [])
         source_tree.drop(parsed.root, "hydra")
     document = Variants(name, text, parsed.root, (), parsed.broken, allow_env, above)
-    axes, wrong = parse_axes([*written, *map(Written, overrides)], document.options)
+    axes, wrong = parse_axes([*written, *map(Written, overrides)], document.options, intervals)
     faults += wrong
     if faults:
         raise SpecError(faults)

@@ -12,7 +12,7 @@ from hybridgen.sweep import compose_points, merge_equal, read_sweep
 CONFIGS = Path(__file__).parents[2] / "configs"
 SWEEPS = sorted((CONFIGS / "sweep").glob("*.yaml"))
 COUNTS = {
-    "attention-placement": 12,
+    "attention-placement": 10,
     "gate-activation": 18,
     "mamba-generations": 5,
     "selective-residual": 12,
