@@ -29,3 +29,11 @@ def keep_memory() -> bool:
     if not any(mallopt(_M_MMAP_THRESHOLD, size) for size in (2**30, _OLD_LARGEST_THRESHOLD)):
         return False
     return bool(mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT)) and bool(mallopt(_M_TOP_PAD, 2**26))
+
+
+def hand_back_memory() -> None:
+    """Hands what is free back to the system at once, also what `keep_memory` keeps; only glibc (Linux) does."""
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

@@ -1,11 +1,18 @@
 """Settings of the whole test run."""
 
+import signal
+
 import jaxtyping
 import pytest
 
 # jaxtyping's import hook reaches the checker as an attribute of `tests`, so it must be loaded before the package.
 import tests.helpers.shapes  # noqa: F401
 from hybridgen.ops.backends import use_backend
+
+# Who starts the tests in the background has them ignore Ctrl-C, and what they start too: tests that interrupt something
+# would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=["native", "torch"])

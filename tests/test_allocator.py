@@ -49,3 +49,19 @@ def test_other_settings_wait_for_the_threshold(monkeypatch, largest, understood,
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
     assert keep_memory() is understood
     assert calls == options
+
+
+def test_memory_is_handed_back_also_when_it_is_kept():
+    """In a process of its own: what was freed leaves the resident memory."""
+    code = """
+import psutil, torch
+from hybridgen.allocator import hand_back_memory, keep_memory
+used = lambda: psutil.Process().memory_info().rss
+if keep_memory():
+    big, last = torch.ones(2**26), torch.ones(2**22)
+    del big, last
+    before = used()
+    hand_back_memory()
+    assert before - used() > 2**27, (before, used())
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -3,12 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean, median, stdev
+from statistics import fmean, median
 from typing import Any
 
-# Two-sided 95 % quantiles of Student's t for 1 ... 10 degrees of freedom; beyond, an expansion is exact to 0.001.
-_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-_Z95 = 1.959964
+from hybridgen.intervals import mean_interval
+
 _REPORTED = (
     "task", "role", "chance", "learning_rate", "accuracy", "interval", "macro_accuracy", "threshold_steps", "reached",
     "evaluations",
@@ -156,22 +155,7 @@ class ProbeResult:
 
 def interval(accuracies: Sequence[float]) -> tuple[float, float] | None:
     """Returns the 95 % interval of a mean of accuracies, within 0 ... 1; None for a single one."""
-    count = len(accuracies)
-    if count < 2:
-        return None
-    half = t95(count - 1) * stdev(accuracies) / math.sqrt(count)
-    middle = fmean(accuracies)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def t95(freedom: int) -> float:
-    """Returns the two-sided 95 % quantile of Student's t (Abramowitz and Stegun 26.7.5 beyond 10 degrees)."""
-    if freedom <= len(_T95):
-        return _T95[freedom - 1]
-    z = _Z95
-    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / freedom + second / freedom**2 + third / freedom**3
+    return mean_interval(accuracies, 0.0, 1.0)
 
 
 def grouped(runs: Sequence[Run], chances: dict[str, float]) -> tuple[TaskResult, ...]:

@@ -18,15 +18,20 @@ import torch
 from hybridgen.allocator import keep_memory
 from hybridgen.builder import parse_device
 from hybridgen.errors import HybridgenError
-from hybridgen.probing.models import attention_baseline, mlp_control, spec_for, stack_parameters
 from hybridgen.probing.presets import PRESETS, Preset
 from hybridgen.probing.results import ProbeResult, Run, grouped
+from hybridgen.probing.specs import attention_baseline, mlp_control, spec_for, stack_parameters
 from hybridgen.probing.training import Training, train_on_task
 from hybridgen.spec.model import ModelSpec
 from hybridgen.tasks import Task
 
 Progress = Callable[[int, int, Run], None]
 _ALIKE = 1.1
+_ROLES: dict[str, Callable[[ModelSpec], ModelSpec]] = {
+    "model": lambda spec: spec,
+    "attention": attention_baseline,
+    "mlp": mlp_control,
+}
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ def probe(
     steps: int | None = None,
     learning_rates: Sequence[float] = (),
     loss: str | None = None,
+    roles: Sequence[str] = tuple(_ROLES),
     jobs: int = 1,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -66,6 +72,7 @@ def probe(
         steps: Steps of training; None is the preset's.
         learning_rates: Rates to try, the best of which is reported; none for the preset's.
         loss: `masked` or `lm`; None is the preset's.
+        roles: Which models are trained: `model`, `attention` (baseline) and `mlp` (control).
         jobs: Runs side by side, in processes of one thread each. More than 1 needs a program whose main module can be
             imported, as always with multiprocessing's spawn.
         device: Where the models run.
@@ -81,7 +88,7 @@ def probe(
         raise HybridgenError(f"jobs: must be a whole number, 1 or more; given {jobs!r}")
     for task in chosen.tasks.values():
         spec_for(spec, task)  # what cannot be probed is refused before anything runs
-    specs = {"model": spec, "attention": attention_baseline(spec), "mlp": mlp_control(spec)}
+    specs = {role: _ROLES[role](spec) for role in roles}
     work = list(_jobs(specs, chosen, device))
     runs: list[Run | None] = [None] * len(work)
     for done, (place, run) in enumerate(_results(work, jobs), start=1):
@@ -211,11 +218,11 @@ def _warnings(preset: Preset, parameters: dict[str, int], runs: Iterable[Run]) -
     if preset.warning is not None:
         yield preset.warning
     if preset.seeds == 1:
-        yield "one seed: differences between models may be chance; give --seeds 3 or more for intervals"
+        yield "one seed: differences between models may be chance; take 3 seeds or more for intervals"
     if max(parameters.values()) > _ALIKE * min(parameters.values()):
         counts = ", ".join(f"{role} {count:,}" for role, count in parameters.items())
         yield f"the stacks differ in parameters by more than 10 %: {counts}"
     diverged = [run for run in runs if run.has_diverged]
     if diverged:
         names = ", ".join(dict.fromkeys(f"{run.role} on {run.task}" for run in diverged))
-        yield f"the loss became infinite or no number: {names}; give a smaller --learning-rate"
+        yield f"the loss became infinite or no number: {names}; take a smaller learning rate"

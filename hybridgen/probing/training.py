@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hybridgen.errors import HybridgenError
+from hybridgen.probing.descent import Descent, rate_factor
 from hybridgen.probing.measuring import score
 from hybridgen.probing.models import TaskModel, build_for
 from hybridgen.probing.results import Run
@@ -19,7 +20,6 @@ from hybridgen.tasks import IGNORED, Examples, Task
 
 TEST_SEED = 0
 """Every model is tested on the same prompts."""
-_CLIPPED = 1.0
 _WHOLE = {"steps": 1, "batch_size": 1, "warmup": 0, "evaluate_every": 1, "test_examples": 1}
 
 
@@ -69,8 +69,7 @@ class Training:
 
     def rate_factor(self, step: int) -> float:
         """Returns the share of the learning rate at a step, counted from 0."""
-        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        return warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        return rate_factor(step, self.steps, self.warmup)
 
 
 def train_on_task(
@@ -147,18 +146,12 @@ def _learn(
     progress: Callable[[int, float], None] | None,
 ) -> _Learning:
     """Trains a model in place."""
-    optimizer = torch.optim.AdamW(_groups(model, training.weight_decay), lr=rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, training.rate_factor)
+    descent = Descent(model, rate, training.steps, training.warmup, training.weight_decay)
     curve: list[tuple[int, float]] = []
     for step, indices in enumerate(_batches(training, seed), start=1):
         loss = _loss(model, task.sample(indices.to(model.device), "train", seed), training.loss)
-        if not bool(torch.isfinite(loss)):
+        if not descent.step(loss):
             return _Learning(step, curve, True)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), _CLIPPED)
-        optimizer.step()
-        schedule.step()
         if step % training.evaluate_every == 0 or step == training.steps:
             accuracy = score(model, test).accuracy
             curve.append((step, accuracy))
@@ -167,14 +160,6 @@ def _learn(
             if accuracy >= training.stop_at:
                 return _Learning(step, curve, False)
     return _Learning(training.steps, curve, False)
-
-
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Splits parameters into those that decay and those that do not."""
-    names = {name for name, parameter in model.named_parameters() if parameter.ndim > 1 and not name.endswith("A_log")}
-    decaying = [parameter for name, parameter in model.named_parameters() if name in names]
-    others = [parameter for name, parameter in model.named_parameters() if name not in names]
-    return [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def _batches(training: Training, seed: int) -> Iterator[Tensor]:

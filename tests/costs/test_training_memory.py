@@ -6,7 +6,8 @@ import torch
 import hybridgen as hg
 from hybridgen.costs.results import Checkpointing
 from hybridgen.model.checkpointing import checkpoint_layers
-from tests.helpers.memory import peak_bytes, training_peak
+from hybridgen.objectives.memory import peak_bytes
+from tests.helpers.memory import training_peak
 
 ROTATED = {"num_heads": 8, "num_heads_kv": 2, "rotary_emb_dim": 32, "qkv_proj_bias": False, "out_proj_bias": False}
 ZONOS = {

@@ -6,7 +6,8 @@ import torch
 import hybridgen as hg
 from hybridgen.errors import HybridgenError
 from hybridgen.probing import attention_baseline, mlp_control, spec_for
-from hybridgen.probing.models import Autoencoder, build_for, sinusoids, stack_parameters
+from hybridgen.probing.models import Autoencoder, build_for, sinusoids
+from hybridgen.probing.specs import stack_parameters
 from hybridgen.tasks import Compression, InContextRecall, Memorization
 from tests.cli.conftest import CONFIGS
 

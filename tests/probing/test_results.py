@@ -6,8 +6,9 @@ import math
 import pytest
 import torch
 
+from hybridgen.intervals import t95
 from hybridgen.probing.measuring import score
-from hybridgen.probing.results import ProbeResult, Run, TaskResult, grouped, interval, t95
+from hybridgen.probing.results import ProbeResult, Run, TaskResult, grouped, interval
 from hybridgen.tasks import Examples
 
 
