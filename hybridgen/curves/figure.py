@@ -17,7 +17,7 @@ INSTALL = "pip install 'hybridgen[plot]'"
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#333333")
 _DASHES = ("-", "--", ":", "-.")
 _PART_COLORS = ("#D55E00", "#009E73")
-_INK, _FAINT, _GRID = "#222222", "#5f5f5f", "#e3e3e3"
+INK, FAINT, GRID = "#222222", "#5f5f5f", "#e3e3e3"
 _TITLES = {"seq_len": "Tokens in the sequence", "n_layer": "Layers", "d_model": "Width d_model"}
 _SIZE = (8.0, 4.8)
 _LABEL_GAP = 15.0  # points from one label to the next
@@ -29,11 +29,11 @@ _STYLE = {
     "svg.hashsalt": "hybridgen",  # the same picture is the same file
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": _FAINT,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _FAINT,
-    "ytick.color": _FAINT,
+    "axes.edgecolor": FAINT,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
     "text.parse_math": False,  # a model's name may hold a dollar sign
 }
 
@@ -86,12 +86,12 @@ def draw(curves: CurveSet, log: Log | None = None) -> Drawing:
             )
     _x_axis(axes, curves, "x" in log)
     _y_axis(axes, curves, "y" in log)
-    axes.grid(True, color=_GRID, linewidth=0.8)
+    axes.grid(True, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     title = QUANTITIES[curves.y].title
     figure.text(0.02, 0.955, title, fontsize=12, fontweight="bold", va="center")
     note = "".join(f" · {curve.label}: 0" for curve in zero)
-    figure.text(0.02, 0.912, curves.held + note, fontsize=8.5, color=_FAINT, va="center")
+    figure.text(0.02, 0.912, curves.held + note, fontsize=8.5, color=FAINT, va="center")
     _fit_left(figure, axes)
     _labels(figure, axes, [(c, k) for c, k in zip(curves.curves, colors, strict=True) if c not in zero])
     _marks(axes, curves)
@@ -234,8 +234,8 @@ def _last(ys: Sequence[float]) -> float:
 def _marks(axes: "Axes", curves: CurveSet) -> None:
     """Points out what is worth it: a ring, a line down to the axis, and words beside it."""
     for mark in curves.marks:
-        axes.plot([mark.x], [mark.y], marker="o", markersize=9, fillstyle="none", color=_INK, linestyle="none")
-        axes.axvline(mark.x, color=_FAINT, linewidth=0.8, linestyle=":")
+        axes.plot([mark.x], [mark.y], marker="o", markersize=9, fillstyle="none", color=INK, linestyle="none")
+        axes.axvline(mark.x, color=FAINT, linewidth=0.8, linestyle=":")
         across = axes.transAxes.inverted().transform(axes.transData.transform((mark.x, mark.y)))
         left = across[0] > 0.55
         low = across[1] < 0.2 or curves.y in SPEEDS  # speeds fall with the length: there is room above
@@ -247,6 +247,6 @@ def _marks(axes: "Axes", curves: CurveSet) -> None:
             ha="right" if left else "left",
             va="center",
             size=8.5,
-            color=_INK,
+            color=INK,
             bbox={"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
         )

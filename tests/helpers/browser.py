@@ -58,7 +58,7 @@ class Browser:
         """The addresses that the page asked for, its own file and data inside it left out."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         sent = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
-        own = self.driver.current_url
+        own = self.driver.current_url.partition("#")[0]
         addresses = [one["request"]["url"] for one in sent]
         return [address for address in addresses if address != own and not address.startswith("data:")]
 
