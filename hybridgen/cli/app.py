@@ -19,6 +19,7 @@ from hybridgen.cli.import_model import import_model
 from hybridgen.cli.plot import plot
 from hybridgen.cli.probe import probe
 from hybridgen.cli.prune_budget import prune_budget
+from hybridgen.cli.report import report
 from hybridgen.cli.schema import schema
 from hybridgen.cli.show import show
 from hybridgen.cli.sweep import sweep
@@ -62,5 +63,6 @@ app.command("onnx")(export_onnx)
 app.command()(probe)
 app.command("prune-budget")(prune_budget)
 app.command()(sweep)
+app.command()(report)
 app.command()(schema)
 app.command()(doctor)

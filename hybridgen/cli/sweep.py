@@ -1,7 +1,7 @@
-"""`hybridgen sweep`: many models from one document, all checked before anything runs, and what each costs."""
+"""`hybridgen sweep`: many models from one document, all checked before anything runs, and what each costs and does."""
 
-import json
-from collections.abc import Sequence
+import os
+import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -11,19 +11,23 @@ import typer
 
 from hybridgen.cli.arguments import AllowEnv, DType
 from hybridgen.cli.model_source import DOCUMENT
-from hybridgen.cli.tables import print_table
-from hybridgen.cli.units import human_bytes, length
-from hybridgen.errors import HybridgenError, printable, printable_lines
-
-_ONE_LENGTH = "a sweep takes one length; --where takes others, as in state_bytes(8k)"
+from hybridgen.cli.units import length, seconds, size
+from hybridgen.errors import HybridgenError, printable
 
 if TYPE_CHECKING:
-    from hybridgen.sweep.costs_of_points import Costs
-    from hybridgen.sweep.matching import Match
-    from hybridgen.sweep.points import Invalid, Point
-    from hybridgen.sweep.results import Row
+    from collections.abc import Mapping, Sequence
 
-_NUMBERS_SHOWN = 8
+    from hybridgen.cli.sweep_progress import Progress
+    from hybridgen.objectives import Objective
+    from hybridgen.runs import Record
+    from hybridgen.runs.sweeping import Engine
+    from hybridgen.sweep import Condition, Match
+    from hybridgen.sweep.costs_of_points import Costs
+
+FAILED = 1
+"""Exit status when the sweep came to its end, and some points have a failure or no result."""
+
+_ONE_LENGTH = "a sweep takes one length; --where takes others, as in state_bytes(8k)"
 File = Annotated[Path, typer.Argument(help="YAML document of a model, or a sweep file.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
@@ -43,6 +47,31 @@ class MatchBy(StrEnum):
     d_state = "backbone.ssm.d_state"
 
 
+class Sampler(StrEnum):
+    """What proposes the points of a search."""
+
+    tpe = "tpe"
+    nsga2 = "nsga2"
+    random = "random"
+
+
+class Launcher(StrEnum):
+    """What runs the points: our own processes, or one of Hydra's launchers."""
+
+    local = "local"
+    joblib = "joblib"
+    submitit_local = "submitit_local"
+    submitit_slurm = "submitit_slurm"
+    ray = "ray"
+
+
+Objectives = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--objective",
+        help="What to find out: cost,latency,'tasks(preset=tiny,seeds=3)','lm(text=FILE)',python:FILE.py:function.",
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the table and write nothing under -o.")]
 Where = Annotated[
     str | None, typer.Option(help="Keep points with these costs: 'params < 150M and state_bytes(8192) < 64MiB'.")
@@ -57,12 +86,105 @@ SeqLen = Annotated[
     str | None,
     typer.Option(help="Tokens per row, for the costs, such as 4k; 4k, or those of an image.", show_default=False),
 ]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="Directory for results.csv and results.jsonl.")]
+Output = Annotated[
+    Path | None, typer.Option("-o", "--output", help="Directory of the store: a folder for each point, and tables.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a store: what has a result there is not run again.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="With --resume: run again what failed.")]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, help="Points side by side; as many as cores by --threads.", show_default=False)
+]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of each point.")]
+Timeout = Annotated[str | None, typer.Option(help="What an objective of a point may take: 90s, 10m, 2h.")]
+MaxMemory = Annotated[str | None, typer.Option(help="Memory that a point may take: 500MiB, 4GiB.")]
+LauncherName = Annotated[Launcher, typer.Option(help="What runs the points.")]
+LauncherOption = Annotated[
+    list[str] | None, typer.Option(help="A parameter of the launcher, such as partition=gpu; several by repeating it.")
+]
+SamplerName = Annotated[
+    Sampler | None,
+    typer.Option(help="Search instead of running every point: Optuna proposes them.", show_default=False),
+]
+Trials = Annotated[int | None, typer.Option(min=1, help="With --sampler: how many models to try.", show_default=False)]
+Optimize = Annotated[
+    list[str] | None,
+    typer.Option(help="With --sampler: what is to become large or small: accuracy.mean,params or max:NAME,min:NAME."),
+]
+Seed = Annotated[int, typer.Option(help="Of the sampler.")]
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What the command was given, by the names of its parameters."""
+
+    file: Path
+    overrides: list[str] | None
+    objective: list[str] | None
+    dry_run: bool
+    where: str | None
+    match: str | None
+    match_by: MatchBy
+    match_tolerance: float
+    skip_invalid: bool
+    seq_len: str | None
+    batch_size: int
+    dtype: DType
+    as_json: bool
+    csv: Path | None
+    output: Path | None
+    resume: bool
+    retry_failed: bool
+    jobs: int | None
+    threads: int
+    timeout: str | None
+    max_memory: str | None
+    launcher: Launcher
+    launcher_option: list[str] | None
+    sampler: Sampler | None
+    trials: int | None
+    optimize: list[str] | None
+    seed: int
+    allow_env: bool
+
+    def condition(self) -> "Condition | None":
+        """The condition on costs."""
+        from hybridgen.sweep import parse_condition
+
+        return None if self.where is None else parse_condition(self.where)
+
+    def equal(self) -> "Match | None":
+        """What the points are to be equal in."""
+        from hybridgen.sweep import Match
+
+        return None if self.match is None else Match.parse(self.match, self.match_by.value, self.match_tolerance)
+
+    def costs(self) -> "Costs":
+        """What the costs are for."""
+        from hybridgen.sweep.costs_of_points import Costs
+
+        return Costs(
+            None if self.seq_len is None else length(self.seq_len, _ONE_LENGTH), self.batch_size, self.dtype.value
+        )
+
+    def document(self) -> Path:
+        """The file of the document."""
+        return self.file / DOCUMENT if self.file.is_dir() else self.file
+
+    def engine(self) -> "Engine":
+        """What runs the points."""
+        from hybridgen.runs.sweeping import Engine
+
+        timeout = None if self.timeout is None else seconds(self.timeout, "--timeout")
+        max_memory = None if self.max_memory is None else size(self.max_memory, "--max-memory")
+        options = tuple(self.launcher_option or ())
+        return Engine(self.jobs, self.threads, timeout, max_memory, self.launcher.value, options)
 
 
 def sweep(
     file: File,
     overrides: Overrides = None,
+    *,
+    objective: Objectives = None,
     dry_run: DryRun = False,
     where: Where = None,
     match: MatchWhat = None,
@@ -73,135 +195,124 @@ def sweep(
     batch_size: Annotated[int, typer.Option(help="Rows, for the costs.")] = 1,
     dtype: Annotated[DType, typer.Option(help="Number format, for the costs.")] = DType.bfloat16,
     as_json: Annotated[bool, typer.Option("--json", help="Print the points as JSON.")] = False,
-    csv: Annotated[Path | None, typer.Option(help="File to write the table to.", show_default=False)] = None,
+    csv: Annotated[Path | None, typer.Option(help="File to write the costs to.", show_default=False)] = None,
     output: Output = None,
+    resume: Resume = False,
+    retry_failed: RetryFailed = False,
+    jobs: Jobs = None,
+    threads: Threads = 1,
+    timeout: Timeout = None,
+    max_memory: MaxMemory = None,
+    launcher: LauncherName = Launcher.local,
+    launcher_option: LauncherOption = None,
+    sampler: SamplerName = None,
+    trials: Trials = None,
+    optimize: Optimize = None,
+    seed: Seed = 0,
     allow_env: AllowEnv = False,
 ) -> None:
-    """Check every combination of the given values, and show what each model costs."""
-    from hybridgen.sweep import Match, compose_points, merge_equal, parse_condition, read_sweep
-    from hybridgen.sweep.costs_of_points import Costs, keep_where
-    from hybridgen.sweep.results import Row, write_csv, write_results
-
-    condition = None if where is None else parse_condition(where)
-    equal = None if match is None else Match.parse(match, match_by.value, match_tolerance)
-    costs = Costs(None if seq_len is None else length(seq_len, _ONE_LENGTH), batch_size, dtype.value)
-    found = compose_points(read_sweep(file / DOCUMENT if file.is_dir() else file, overrides or (), allow_env))
-    points, invalid, notes = merge_equal(found.valid), found.invalid, []
-    _report_invalid(invalid, found.count, skip_invalid)
-    if len(points) < len(found.valid):
-        count = len(found.valid) - len(points)
-        notes.append(f"{count:,} points are the same model as an earlier one, and merged with it")
-    if equal is not None:
-        points, unequal, note = _match(points, equal, costs)
-        _report_invalid(unequal, found.count, skip_invalid)
-        notes, invalid = [*notes, note], [*invalid, *unequal]
-    if condition is not None:
-        kept = keep_where(points, condition, costs)
-        notes.append(f"--where left out {len(points) - len(kept):,} of {len(points):,} points")
-        points = kept
-    table = _Table([Row(point, costs.of(point.spec)) for point in points], invalid, found.count, costs)
-    if csv is not None:
-        write_csv(csv, table.rows)
-    if output is not None and not dry_run:
-        write_results(output, table.rows)
-    table.print_json() if as_json else table.print(notes)  # last: a pipe that closes early loses no file
+    """Check every combination of the given values, show what each model costs, and measure what is asked for."""
+    _sweep(_Options(**locals()))
 
 
-def _match(points: "Sequence[Point]", equal: "Match", costs: "Costs") -> "tuple[list[Point], Sequence[Invalid], str]":
-    """The points equal in size, merged again, those that cannot be, and a line that says how equal."""
-    from hybridgen.sweep import match_points, merge_equal
-    from hybridgen.sweep.matching import off
+def _sweep(options: _Options) -> None:
+    from hybridgen.cli.sweep_progress import Progress
+    from hybridgen.cli.sweep_table import SweepTable
+    from hybridgen.objectives import parse_objectives
+    from hybridgen.runs.names import check_names
+    from hybridgen.runs.selection import Choice, choose_points
+    from hybridgen.runs.sweeping import Asked, run
+    from hybridgen.sweep import read_sweep
+    from hybridgen.sweep.results import write_csv
 
-    matched = match_points(points, equal, lambda spec: costs.whole(spec).metrics()[equal.metric])
-    offs = [off(costs.of(point.spec)[equal.metric], matched.target) for point in matched.points]
-    span = f"from {min(offs):+.1%} to {max(offs):+.1%}" if offs else "no point"
-    note = f"--match {equal.metric} = {matched.target:,.0f} by {equal.by}: {span}"
-    return merge_equal(matched.points), matched.invalid, note
-
-
-def _report_invalid(invalid: "Sequence[Invalid]", count: int, skip: bool) -> None:
-    """Lists the points at fault, those with the same faults together; ends the command unless they are skipped."""
-    if not invalid:
+    condition, match, costs, engine = options.condition(), options.equal(), options.costs(), options.engine()
+    objectives = parse_objectives(options.objective or ())
+    check_names(objectives)
+    progress = Progress(objectives)
+    if options.output is not None:
+        _check_utf8()
+    if options.output is None and (options.resume or progress.is_measured) and not options.dry_run:
+        raise HybridgenError("results are kept in a store: name its directory with -o")
+    if options.sampler is not None:
+        _search(options, objectives, progress)
         return
-    lines = []
-    for one in invalid:
-        lines.append(_which(one))
-        lines += ["  " + line for fault in one.faults for line in str(fault).split("\n")]
-    wrong = sum(len(one.numbers) for one in invalid)
-    end = "" if skip else "; --skip-invalid goes on without them"
-    lines.append(f"{wrong:,} of {count:,} points are at fault{end}")
-    if not skip:
-        raise HybridgenError("\n".join(lines))
-    typer.echo(printable_lines("\n".join(lines)), err=True)
+    if options.trials is not None or options.optimize:
+        raise HybridgenError("--trials and --optimize belong to a search: give --sampler tpe too")
+    wanted = Choice(condition, match, costs, tuple(objectives), options.skip_invalid)
+    asked_for = read_sweep(options.document(), options.overrides or (), options.allow_env)
+    chosen = choose_points(asked_for, wanted, progress.say)
+    table = SweepTable(chosen, costs)
+    rows = table.rows  # a setting that no cost can be worked out for ends the command before anything is written
+    if options.csv is not None:
+        write_csv(options.csv, rows)
+    records: Mapping[str, Record] = {}
+    unfinished = 0
+    if options.output is not None and not options.dry_run:
+        kept = Asked(options.output, options.resume, options.retry_failed, _with_costs(objectives, costs))
+        ended = run(chosen, engine, kept, progress)
+        records, unfinished = ended.records, ended.unfinished
+    # Last: a pipe that closes early loses no file.
+    table.print_json(records) if options.as_json else table.print(records)
+    _end(records, unfinished)
 
 
-def _which(invalid: "Invalid") -> str:
-    tried = " ".join(f"{key}={value}" for key, value in invalid.values.items())
-    if len(invalid.numbers) == 1:
-        return f"point {invalid.numbers[0]}" + (f" ({tried}):" if tried else ":")
-    shown = ", ".join(map(str, invalid.numbers[:_NUMBERS_SHOWN]))
-    more = len(invalid.numbers) - _NUMBERS_SHOWN
-    return f"points {shown}" + (f" and {more:,} more" if more > 0 else "") + f", such as {tried}:"
+def _search(options: _Options, objectives: "Sequence[Objective]", progress: "Progress") -> None:
+    from hybridgen.cli.sweep_search import search
+    from hybridgen.runs.goals import parse_goals
+    from hybridgen.runs.search import Question, check_sampler
+    from hybridgen.runs.sweeping import Asked
+    from hybridgen.sweep import read_sweep
+
+    for name in ("match", "csv", "dry_run", "as_json", "skip_invalid", "retry_failed"):
+        if getattr(options, name):
+            option = {"as_json": "json"}.get(name, name).replace("_", "-")
+            raise HybridgenError(f"--{option}: belongs to a sweep over all points, and --sampler searches")
+    if options.launcher is not Launcher.local:
+        raise HybridgenError(
+            f"--launcher {options.launcher.value}: a search runs its points here, by the launcher local"
+        )
+    if options.output is None:
+        raise HybridgenError("results are kept in a store: name its directory with -o")
+    sampler = "" if options.sampler is None else options.sampler.value
+    check_sampler(sampler, options.trials)
+    costs = options.costs()
+    wanted = _with_costs(objectives, costs)
+    question = Question(
+        read_sweep(options.document(), options.overrides or (), options.allow_env, intervals=True),
+        wanted,
+        parse_goals(options.optimize or (), wanted) if options.optimize else (),
+        options.trials or 0,
+        sampler,
+        options.seed,
+        options.condition(),
+        costs,
+    )
+    _end(search(question, options.engine(), Asked(options.output, options.resume, False, wanted), progress))
 
 
-@dataclass(frozen=True)
-class _Table:
-    """What is printed and written.
-
-    Attributes:
-        rows: Points that are models.
-        invalid: Those that are not.
-        count: Combinations of values.
-        costs: What the costs are for.
-    """
-
-    rows: "Sequence[Row]"
-    invalid: "Sequence[Invalid]"
-    count: int
-    costs: "Costs"
-
-    def print_json(self) -> None:
-        faults = [
-            {"points": list(one.numbers), "values": one.values, "faults": [str(fault) for fault in one.faults]}
-            for one in self.invalid
-        ]
-        setting = {"seq_len": self.costs.seq_len, "batch_size": self.costs.batch_size, "dtype": self.costs.dtype}
-        points = [row.plain() for row in self.rows]
-        data = {"combinations": self.count, "setting": setting, "points": points, "invalid": faults}
-        typer.echo(json.dumps(data, indent=2))
-
-    def print(self, notes: Sequence[str]) -> None:
-        if self.rows:
-            self._print_rows()
-            typer.echo()
-        wrong = sum(len(one.numbers) for one in self.invalid)
-        left_out = f" ({wrong:,} at fault)" if wrong else ""
-        used = {self.costs.whole(row.point.spec).setting.seq_len for row in self.rows[:1]}
-        length = f"; costs of {self.costs.batch_size} x {used.pop():,} tokens, {self.costs.dtype}" if used else ""
-        typer.echo(f"{len(self.rows):,} models of {self.count:,} combinations{left_out}{length}")
-        for note in notes:
-            typer.echo(printable(note))
-
-    def _print_rows(self) -> None:
-        keys = list(dict.fromkeys(key for row in self.rows for key in row.point.values))
-        width = ["width"] if any(row.point.width is not None for row in self.rows) else []
-        right = [*width, "params", "FLOPs/token", "state", "train memory"]
-        table = []
-        for row in self.rows:
-            tried = [row.point.values.get(key, "") for key in keys]
-            sizes = [f"{row.point.width:,}"] if width else []
-            counts = [f"{row.metrics[name]:,}" for name in ("params", "prefill_flops")]
-            memory = [human_bytes(row.metrics[name]) for name in ("state_bytes", "train_memory")]
-            table.append([row.point.id, *tried, *sizes, *counts, *memory])
-        print_table(["id", *_short_names(keys), *right], table, right)
+def _check_utf8() -> None:
+    """Refuses what a store, whose files are UTF-8, could not keep of the command."""
+    try:
+        words = [os.getcwd(), *sys.argv]
+    except FileNotFoundError:
+        raise HybridgenError("the current directory was removed; go to another") from None
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise HybridgenError(f"{printable(word)}: is no UTF-8, and could not be kept with the results") from None
 
 
-def _short_names(keys: Sequence[str]) -> list[str]:
-    """The last parts of each key, as many as tell it from the others."""
-    paths = [key.partition("@")[0].split(".") for key in keys]
-    names = []
-    for key, path in zip(keys, paths, strict=True):
-        tails = (".".join(path[-count:]) for count in range(1, len(path) + 1))
-        alone = (tail for tail in tails if sum(f".{other}".endswith(f".{tail}") for other in map(".".join, paths)) == 1)
-        names.append(next(alone, key))
-    return names
+def _with_costs(objectives: "Sequence[Objective]", costs: "Costs") -> "tuple[Objective, ...]":
+    """The objectives, costs first: every point has them."""
+    from hybridgen.objectives.cost import CostObjective
+
+    if any(one.kind == CostObjective.kind for one in objectives):
+        return tuple(objectives)
+    setting = {"seq_len": costs.seq_len, "batch_size": costs.batch_size, "dtype": costs.dtype}
+    return (CostObjective.model_validate(setting), *objectives)
+
+
+def _end(records: "Mapping[str, Record]", unfinished: int = 0) -> None:
+    if unfinished or any(record.failures for record in records.values()):
+        raise typer.Exit(FAILED)

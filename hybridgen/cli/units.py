@@ -5,6 +5,7 @@ import re
 from hybridgen.errors import HybridgenError
 
 _FACTORS = {"": 1, "k": 1024, "M": 1024**2}
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 _WIDTH = 12  # digits of a length that is still a length
 
 
@@ -37,6 +38,30 @@ def length(text: str, reason: str) -> int:
     if len(found) > 1:
         raise HybridgenError(f"--seq-len: {reason}, given {text}")
     return found[0]
+
+
+def seconds(text: str, option: str) -> float:
+    """Reads a time such as `90`, `90s`, `1.5m` or `2h`.
+
+    Raises:
+        HybridgenError: If it is none.
+    """
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smh]?)", text.strip())
+    if match is None or not float(match[1]):
+        raise HybridgenError(f"{option}: write a time above 0, such as 90s, 10m or 2h; given {text!r}")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def size(text: str, option: str) -> int:
+    """Reads a number of bytes such as `4GiB` or `500MiB`.
+
+    Raises:
+        HybridgenError: If it is none.
+    """
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([KMGT]iB)", text.strip())
+    if match is None or not float(match[1]):
+        raise HybridgenError(f"{option}: write a size above 0, such as 500MiB or 4GiB; given {text!r}")
+    return int(float(match[1]) * 1024 ** (" KMGT".index(match[2][0])))
 
 
 def human_count(count: float) -> str:

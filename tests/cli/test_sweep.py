@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from hybridgen import ModelSpec, cost, load_spec
-from hybridgen.cli.sweep import MatchBy, _short_names
-from hybridgen.sweep import MATCH_BY
+from hybridgen.cli.sweep import MatchBy
+from hybridgen.cli.sweep_table import short_names
+from hybridgen.sweep import MATCH_BY, spec_id
 from tests.cli.conftest import CONFIGS, TINY, Program
 
 PLACEMENT = 'backbone.attn_layer_idx="3::4","7::8",none'
@@ -52,7 +53,7 @@ def test_invalid_points_end_the_command_before_anything_else(hybridgen: Program,
     assert not (tmp_path / "out").exists()
     skipped = hybridgen(*arguments, "--skip-invalid")
     assert skipped.status == 0
-    assert skipped.err.endswith("\n2 of 4 points are at fault\n")
+    assert "\n2 of 4 points are at fault\n2 points, " in skipped.err
     data = json.loads(skipped.out)
     assert [point["point"] for point in data["points"]] == [1, 2]
     assert [one["points"] for one in data["invalid"]] == [[3, 4]]
@@ -116,9 +117,9 @@ def test_equal_models_are_merged(hybridgen: Program) -> None:
 def test_files_hold_the_table(hybridgen: Program, tmp_path: Path) -> None:
     result = hybridgen("sweep", TINY, PLACEMENT, STATE, "-o", tmp_path / "out", "--csv", tmp_path / "one.csv")
     assert result.status == 0
-    text = (tmp_path / "out" / "results.csv").read_text(encoding="utf-8")
-    assert text == (tmp_path / "one.csv").read_text(encoding="utf-8")
-    rows = list(csv.DictReader(text.splitlines()))
+    rows = list(csv.DictReader((tmp_path / "out" / "results.csv").read_text(encoding="utf-8").splitlines()))
+    costs = list(csv.DictReader((tmp_path / "one.csv").read_text(encoding="utf-8").splitlines()))
+    assert [{name: row[name] for name in cost} for row, cost in zip(rows, costs, strict=True)] == costs
     lines = (tmp_path / "out" / "results.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(rows) == len(lines) == 6
     for row, line in zip(rows, map(json.loads, lines), strict=True):
@@ -129,7 +130,10 @@ def test_files_hold_the_table(hybridgen: Program, tmp_path: Path) -> None:
         assert {name: int(row[name]) for name in metrics} == metrics
         assert row["id"] == line["id"]
         assert row["backbone.ssm.d_state"] == line["values"]["backbone.ssm.d_state"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["results.csv", "results.jsonl"]
+    tables = [path.name for path in (tmp_path / "out").glob("results.*")]
+    assert sorted(tables) == ["results.csv", "results.jsonl", "results.parquet"]
+    for row in rows:
+        assert spec_id(load_spec(tmp_path / "out" / row["id"] / "spec.yaml")) == row["id"]
 
 
 def test_a_dry_run_writes_no_results(hybridgen: Program, tmp_path: Path) -> None:
@@ -183,10 +187,13 @@ def test_the_commands_of_the_docs_run(hybridgen: Program, tmp_path: Path, monkey
     (tmp_path / "config.yaml").write_text(TINY.read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     commands = "".join(re.findall(r"^```sh\n(.*?)^```$", docs, re.DOTALL | re.MULTILINE)).splitlines()
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         program, *arguments = shlex.split(command)
         assert program == "hybridgen"
+        if "--objective" in arguments:  # its points take minutes
+            arguments[1] = str(CONFIGS.parents[1] / arguments[1])
+            arguments.append("--dry-run")
         result = hybridgen(*arguments)
         assert (result.status, result.err) == (0, "")
     shown = re.findall(r"^```yaml\n(.*?)^```$", docs, re.DOTALL | re.MULTILINE)
@@ -206,8 +213,8 @@ def test_headings_are_as_long_as_they_must_be() -> None:
         "name",
         "model@_global_",
     ]
-    assert _short_names(keys) == ["ssm.gate_activation", "mlp.gate_activation", "d_model", "name", "model"]
-    assert _short_names(["d.a", "a", "a@b"]) == ["d.a", "a", "a@b"]
+    assert short_names(keys) == ["ssm.gate_activation", "mlp.gate_activation", "d_model", "name", "model"]
+    assert short_names(["d.a", "a", "a@b"]) == ["d.a", "a", "a@b"]
 
 
 def test_no_model_is_built() -> None:
