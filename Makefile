@@ -7,7 +7,7 @@ DEMO := demo-output/tiny-hybrid
 
 .DEFAULT_GOAL := help
 .PHONY: help setup format check check-format check-lint check-types check-spelling check-sizes \
-	test test-isa test-gpu ext-cuda-check triton-check tsan bench bench-start docs docs-check demo clean
+	test test-isa test-gpu ext-cuda-check triton-check tsan bench bench-start bench-sweeps tasks-check docs docs-check demo clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,12 @@ bench: setup ## Measure the operators and whole models against their peers (abou
 bench-start: setup ## Measure the cold start, and building, saving and loading the 1.6 B Zonos hybrid
 	$(BIN)/python scripts/bench_startup.py
 	$(BIN)/python scripts/bench_build.py
+
+bench-sweeps: setup ## Measure sweeps: a thousand costs, what a worker adds to a job, and Hydra's launchers beside ours
+	$(BIN)/python scripts/bench_sweeps.py
+
+tasks-check: setup ## Train models on every synthetic task: one that should solve it, and the MLP control (10 minutes)
+	$(BIN)/python scripts/check_tasks.py
 
 docs: setup ## Write the generated files (JSON Schema, pages of reference), and build the site of docs/ into site/
 	$(BIN)/python scripts/make_docs.py

@@ -18,6 +18,7 @@ ARROWS = {
     "errors": set(),
     "allocator": set(),
     "output_file": {"errors"},
+    "intervals": set(),
     "spec": {"errors"},
     "ops": {"errors"},
     **{name: {"errors"} for name in FILES},
@@ -31,14 +32,18 @@ ARROWS = {
     "costs": {"errors", "spec"},
     "drawing": {"errors", "spec", "costs", "output_file"},
     "tasks": {"errors"},
-    "probing": {"errors", "spec", "allocator", "model", "builder", "costs", "tasks"},
+    "probing": {"errors", "spec", "allocator", "model", "builder", "costs", "tasks", "intervals"},
     "comparison": {"errors", "spec", "costs"},
     "curves": {"errors", "spec", "costs", "output_file"},
     "sweep": {"errors", "spec", "costs", "output_file"},
+    "objectives": {"errors", "spec", "ops", "allocator", "model", "builder", "costs", "tasks", "probing", "intervals"},
+    "runs": {"errors", "spec", "sweep", "objectives", "output_file", "allocator", "builder"},
+    "reports": {"errors", "spec", "runs", "objectives", "drawing", "curves", "intervals", "output_file"},
     "hydra": {"errors", "spec"},
     "cli": PARTS_OF_A_MODEL
     | {"__init__", "allocator", "ops", "builder", "checkpoint", "export", "interop", "vision", "weight_files"}
-    | {"costs", "drawing", "comparison", "curves", "output_file", "sweep", "probing"},
+    | {"costs", "drawing", "comparison", "curves", "output_file", "sweep", "probing"}
+    | {"objectives", "runs", "reports"},
 }
 PUBLIC_NAMES = "__init__"  # hybridgen/__init__.py imports any part, but only when a name is used
 OPTIONAL = {
@@ -52,6 +57,13 @@ OPTIONAL = {
     "onnxruntime",
     "resvg_py",
     "matplotlib",
+    "optuna",
+    "pyarrow",
+    "submitit",
+    "ray",
+    "joblib",
+    "jinja2",
+    "sklearn",
 }
 # Imported when a kernel is first launched.
 KERNEL_FILES = {"triton_kernels.py", "triton_backward_kernels.py"}
