@@ -1,5 +1,6 @@
 """The stack of layers between the embeddings and the head."""
 
+import hashlib
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, cast
@@ -27,12 +28,23 @@ from hybridgen.spec.model import ModelSpec
 _PIECE = 256
 
 
-class Backbone(nn.Module):
-    """Token embedding (if the model reads tokens), layers and last norm. Parameter names are mamba-ssm's."""
+class Stack(nn.Module):
+    """Token embedding (if the model reads tokens), layers and last norm. Parameter names are mamba-ssm's.
 
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__()
+    It is put together by `assemble`, so that classes of other libraries can be such a stack too.
+
+    Attributes:
+        state_key: Hash of the backbone's spec, by which a decoding state is known to belong to it.
+        memory_count: Number of memory tokens.
+        selects: Whether any layer is selective.
+    """
+
+    def assemble(self, spec: ModelSpec) -> None:
+        """Makes the parts that a spec describes."""
         stack = spec.backbone
+        self.state_key = hashlib.sha256(stack.model_dump_json().encode()).hexdigest()
+        self.selects = any(getattr(layer.mixer, "selective", False) for layer in stack.layers)
+        self.memory_count = spec.input.memory_tokens if isinstance(spec.input, TokensInputSpec) else 0
         self.d_model = stack.d_model
         self.residual_in_fp32 = stack.residual_in_fp32
         self.embedding: Embedding | None = None
@@ -41,8 +53,8 @@ class Backbone(nn.Module):
             rows = spec.input.padded_vocab_size()
             self.embedding = Embedding(rows, stack.d_model, stack.init.initializer_range)
             self.std = stack.init.initializer_range
-            if spec.input.memory_tokens:
-                self.memory_tokens = nn.Parameter(torch.empty(spec.input.memory_tokens, stack.d_model))
+            if self.memory_count:
+                self.memory_tokens = nn.Parameter(torch.empty(self.memory_count, stack.d_model))
             self.embed_scale, self.embed_dropout = spec.input.embed_scale, spec.input.dropout
         self.layer_dropout = stack.layer_dropout
         self.norms_sum = stack.norm_placement == "residual"
@@ -79,7 +91,7 @@ class Backbone(nn.Module):
         """Returns the starting value of `memory_tokens`: that of token embeddings."""
         return torch.empty(self.memory_tokens.shape, device="cpu").normal_(0.0, self.std, generator=generator)
 
-    def forward(
+    def run(
         self,
         x: Shaped[Tensor, "B T *D"],
         state: Sequence[MixerState | None] | None = None,
@@ -108,19 +120,24 @@ class Backbone(nn.Module):
         return self._end(branch, residual, skips)
 
     def forward_layers(
-        self, x: Float[Tensor, "B T D"], span: Span, layers: Sequence[int]
+        self,
+        x: Float[Tensor, "B T D"],
+        span: Span,
+        layers: Sequence[int],
+        state: Sequence[MixerState | None] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], list[Float[Tensor, "B T D"]]]:
-        """Runs the stack without a state, and also returns the residual stream behind some layers.
+        """Runs the stack, and also returns the residual stream behind some layers.
 
         Args:
             x: Hidden states.
             span: Where the tokens stand.
             layers: Indices of the layers; with layers in pairs, those of the second of a pair.
+            state: State of each layer, advanced in place.
         Returns:
-            What `forward` returns, and the stream behind each of these layers, in their order, before the last norm.
+            What `run` returns, and the stream behind each of these layers, in their order, before the last norm.
         """
-        skips = self._skips(None)
-        branch, residual, found = self._run(x, None, span, skips, set(layers))
+        skips = self._skips(state)
+        branch, residual, found = self._run(x, state, span, skips, set(layers))
         return self._end(branch, residual, skips), [found[index] for index in layers]
 
     def _end(self, branch: Tensor, residual: Tensor | None, skips: list[list[bool]]) -> Tensor:
@@ -236,7 +253,7 @@ class Backbone(nn.Module):
         if state is None:
             state = self.init_state(x.shape[0], x.shape[1], self.norm_f.weight.dtype)
         cuts = [(begin, min(begin + _PIECE, x.shape[1])) for begin in range(0, x.shape[1], _PIECE)]
-        return torch.cat([self(x[:, begin:end], state, span.part(begin, end)) for begin, end in cuts], dim=1)
+        return torch.cat([self.run(x[:, begin:end], state, span.part(begin, end)) for begin, end in cuts], dim=1)
 
     def init_state(
         self, batch_size: int, max_seqlen: int, dtype: torch.dtype, rollback: int = 0
@@ -264,3 +281,20 @@ class Backbone(nn.Module):
         rows: Tensor = self.embedding(ids)
         rows = rows if self.embed_scale == 1.0 else rows * self.embed_scale
         return functional.dropout(rows, self.embed_dropout, self.training) if self.embed_dropout else rows
+
+
+class Backbone(Stack):
+    """The stack of a model of ours."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.assemble(spec)
+
+    def forward(
+        self,
+        x: Shaped[Tensor, "B T *D"],
+        state: Sequence[MixerState | None] | None = None,
+        span: Span | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """Runs the stack; see `Stack.run`."""
+        return self.run(x, state, span)

@@ -1,6 +1,5 @@
 """The whole model: input, backbone and head."""
 
-import hashlib
 from typing import cast
 
 import torch
@@ -10,11 +9,10 @@ from torch.nn import functional
 
 from hybridgen.errors import HybridgenError, ShapeError, UnsupportedError
 from hybridgen.layers.linear import Embedding, Linear
-from hybridgen.layers.selection_memory import active_memory
 from hybridgen.model.backbone import Backbone
 from hybridgen.model.classifier import Classifier, classify
-from hybridgen.model.memory_tokens import Remembering, with_memory
-from hybridgen.model.state import DecodingState, check_mask, plan_step
+from hybridgen.model.reading import make_state, read
+from hybridgen.model.state import DecodingState
 from hybridgen.spec.ends import ClassifierHeadSpec, CodebooksHeadSpec, CodebooksInputSpec, LmHeadSpec, TokensInputSpec
 from hybridgen.spec.model import ModelSpec
 
@@ -24,7 +22,6 @@ class HybridModel(nn.Module):
 
     Attributes:
         spec: The resolved spec that it was built from.
-        state_key: Hash of the backbone's spec, by which a decoding state is known to belong to the model.
         backbone: The stack; see `Backbone`.
         embeddings: One table per codebook, if the model reads codes.
         lm_head: The head of a language model.
@@ -37,14 +34,11 @@ class HybridModel(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.state_key = hashlib.sha256(spec.backbone.model_dump_json().encode()).hexdigest()
         d_model = spec.backbone.d_model
         if isinstance(spec.input, CodebooksInputSpec):
             codes, std = spec.input, spec.backbone.init.initializer_range
             self.embeddings = nn.ModuleList(Embedding(codes.vocab_size, d_model, std) for _ in range(codes.n_codebooks))
         self.backbone = Backbone(spec)
-        self.selects = any(getattr(layer.mixer, "selective", False) for layer in spec.backbone.layers)
-        self.memory_tokens = spec.input.memory_tokens if isinstance(spec.input, TokensInputSpec) else 0
         if isinstance(spec.head, LmHeadSpec):
             self.lm_head = Linear(d_model, cast(TokensInputSpec, spec.input).padded_vocab_size(), bias=spec.head.bias)
             self.tie_weights()
@@ -85,28 +79,11 @@ class HybridModel(nn.Module):
             ShapeError: If the tensors do not fit the model, each other, or the state.
         """
         self._check_input(x)
-        if state is not None and state.model_key != self.state_key:
-            raise ShapeError("the state was made by a model of another backbone; make one with this model's init_state")
         if num_last_tokens < 0:
             raise ShapeError(f"num_last_tokens must be 0 (all) or more; given {num_last_tokens}")
         if isinstance(self.spec.head, ClassifierHeadSpec):
             self._check_whole(x.shape[1], state, seq_idx, num_last_tokens)
-        remembering, given_mask = None, None if mask is None else check_mask(mask)
-        mask = given_mask
-        if self.memory_tokens and x.shape[1] and not (state is not None and state.length):
-            remembering = self._with_memory(x, state, mask, seq_idx)
-            x, mask = remembering.x, remembering.mask
-        step = plan_step((x.shape[0], x.shape[1]), x.device, state, mask, seq_idx)
-        memory = active_memory()
-        if memory is not None:
-            memory.begin((x.shape[0], x.shape[1]), mask, self.selects)
-        if state is not None:
-            state.is_busy = True
-        hidden = self.backbone(self._embed(x), None if state is None else state.layers, step.span)
-        if state is not None:
-            step.finish(state)
-        if remembering is not None:
-            hidden, mask = remembering.own(hidden, self.memory_tokens), given_mask
+        hidden, mask, _ = read(self.backbone, self._embed(x), state, mask, seq_idx, self.backbone)
         if isinstance(self.spec.head, ClassifierHeadSpec):
             return classify(hidden, self.head, self.spec.head.pool_for(self.spec.input), mask=mask)
         return self._apply_head(hidden[:, -num_last_tokens:] if num_last_tokens else hidden)
@@ -127,12 +104,7 @@ class HybridModel(nn.Module):
             UnsupportedError: If a layer is not causal.
             ShapeError: If a number is negative or no whole number.
         """
-        for name, given in (("batch_size", batch_size), ("max_seqlen", max_seqlen), ("rollback", rollback)):
-            if type(given) is not int or given < 0:
-                raise ShapeError(f"{name} must be a whole number, 0 or more; given {given!r}")
-        max_seqlen += self.memory_tokens
-        layers = self.backbone.init_state(batch_size, max_seqlen, dtype or self.dtype, rollback)
-        return DecodingState(layers, batch_size, max_seqlen, self.state_key, rollback, self.memory_tokens)
+        return make_state(self.backbone, batch_size, max_seqlen, dtype or self.dtype, rollback)
 
     @property
     def device(self) -> torch.device:
@@ -157,23 +129,7 @@ class HybridModel(nn.Module):
 
     def parameter_dtypes(self, dtype: torch.dtype) -> dict[str, torch.dtype]:
         """Returns the dtype of each parameter in a model of `dtype`: A, D and the bias of dt are at least float32."""
-        dtypes = {name: dtype for name, _ in self.named_parameters(remove_duplicate=False)}
-        wide = torch.promote_types(dtype, torch.float32)
-        for prefix, module in self.named_modules():
-            dtypes |= {f"{prefix}.{name}": wide for name in getattr(module, "float32_parameters", ())}
-        return dtypes
-
-    def _with_memory(
-        self, x: Tensor, state: DecodingState | None, mask: Tensor | None, seq_idx: Tensor | None
-    ) -> Remembering:
-        if seq_idx is not None:
-            raise ShapeError(
-                "a model with memory_tokens takes no seq_idx: each sequence of a packed row would need its own "
-                "memory tokens; give the sequences as rows, with a mask"
-            )
-        plan_step((x.shape[0], x.shape[1]), x.device, state, mask, None)
-        mask = None if mask is None else check_mask(mask)
-        return with_memory(self.backbone.embed(x), self.backbone.memory_tokens, mask, state is not None)
+        return parameter_dtypes(self, dtype)
 
     def _embed(self, x: Tensor) -> Tensor:
         if not isinstance(self.spec.input, CodebooksInputSpec):
@@ -192,11 +148,7 @@ class HybridModel(nn.Module):
         if not isinstance(head, LmHeadSpec):
             return hidden
         logits: Tensor = self.lm_head(hidden)
-        if head.logit_scale != 1.0:
-            logits = logits * head.logit_scale
-        if head.logit_softcap is not None:
-            logits = head.logit_softcap * torch.tanh(logits / head.logit_softcap)
-        return logits
+        return finished_logits(logits, head)
 
     def _check_whole(
         self, length: int, state: DecodingState | None, seq_idx: Tensor | None, num_last_tokens: int
@@ -251,6 +203,25 @@ class HybridModel(nn.Module):
         low, high = (int(bound) for bound in torch.aminmax(x))
         if low < 0 or high >= size:
             raise ShapeError(f"ids must be in 0 ... {size - 1}; given {low if low < 0 else high}")
+
+
+def parameter_dtypes(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """Returns the dtype of each parameter in a model of `dtype`; see `HybridModel.parameter_dtypes`."""
+    dtypes = {name: dtype for name, _ in model.named_parameters(remove_duplicate=False)}
+    wide = torch.promote_types(dtype, torch.float32)
+    for prefix, module in model.named_modules():
+        names = getattr(module, "float32_parameters", ())
+        dtypes |= {f"{prefix}.{name}" if prefix else name: wide for name in names}
+    return dtypes
+
+
+def finished_logits(logits: Float[Tensor, "*batch V"], head: LmHeadSpec) -> Float[Tensor, "*batch V"]:
+    """Returns what a head makes of its products: scaled by `logit_scale`, then bounded by `logit_softcap`."""
+    if head.logit_scale != 1.0:
+        logits = logits * head.logit_scale
+    if head.logit_softcap is not None:
+        logits = head.logit_softcap * torch.tanh(logits / head.logit_softcap)
+    return logits
 
 
 def _tie_after_loading(model: HybridModel, _: object) -> None:

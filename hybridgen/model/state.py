@@ -28,7 +28,7 @@ class DecodingState:
         layers: State of each layer's mixer; None for a layer without one.
         batch_size: Rows B.
         max_seqlen: Tokens per row that fit, padding and memory tokens included; no bound where no layer keeps all.
-        model_key: Says for which stack of layers the state was made; see `HybridModel.state_key`.
+        model_key: Says for which stack of layers the state was made; see `Stack.state_key`.
         rollback: Tokens that can be taken back whatever the layers are; see `truncate`.
         length: Tokens per row read so far, padding and memory tokens included.
         peak: The greatest length since the state was empty.

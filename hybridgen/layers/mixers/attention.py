@@ -1,7 +1,7 @@
 """Softmax attention with the parameter layout of mamba-ssm's MHA."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast, overload
 
 import torch
@@ -57,6 +57,8 @@ class Attention(Mixer):
         """
         super().__init__()
         self.spec = spec
+        # Attends instead of ours where nothing but the mask changes the scores; set by `hybridgen.hf`.
+        self.attend: Callable[[Attention, Tensor, Keys, Span, Scoring], Tensor] | None = None
         self.values = values
         self.is_causal = spec.causal
         self.reach = spec.window
@@ -235,6 +237,8 @@ class Attention(Mixer):
         if spec.changes_scores():
             y, selection = self._attend_to_scores(q, keys, state, span, carry.selection)
             carry = carry._replace(selection=selection)
+        elif self.attend is not None:
+            y = self.attend(self, q, keys, span, scoring)
         elif spec.causal:
             y = attend_causal(q, keys, span.offset, span.starts, spec.window, scoring)
         else:
