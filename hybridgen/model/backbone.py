@@ -256,15 +256,20 @@ class Stack(nn.Module):
         return torch.cat([self.run(x[:, begin:end], state, span.part(begin, end)) for begin, end in cuts], dim=1)
 
     def init_state(
-        self, batch_size: int, max_seqlen: int, dtype: torch.dtype, rollback: int = 0
+        self,
+        batch_size: int,
+        max_seqlen: int,
+        dtype: torch.dtype,
+        rollback: int = 0,
+        device: torch.device | None = None,
     ) -> list[MixerState | None]:
-        """Makes an empty state of each layer's mixer, on the weights' device; see `HybridModel.init_state`."""
+        """Makes an empty state of each layer's mixer; see `model.reading.make_state`."""
         if self.in_pairs:
             raise UnsupportedError(
                 "layers in pairs (bidirectional: layers) have no decoding state: every second layer reads backwards; "
                 "call the model on whole sequences, without a state"
             )
-        device = self.norm_f.weight.device
+        device = self.norm_f.weight.device if device is None else device
         states = [
             None if block.mixer is None else block.mixer.init_state(batch_size, max_seqlen, dtype, device)
             for block in cast(list[Block], list(self.layers))

@@ -89,11 +89,18 @@ def _all_of_it(hidden: Tensor) -> Tensor:
     return hidden
 
 
-def make_state(stack: Stack, batch_size: int, max_seqlen: int, dtype: torch.dtype, rollback: int = 0) -> DecodingState:
-    """Makes an empty decoding state; see `HybridModel.init_state`."""
+def make_state(
+    stack: Stack,
+    batch_size: int,
+    max_seqlen: int,
+    dtype: torch.dtype,
+    rollback: int = 0,
+    device: torch.device | None = None,
+) -> DecodingState:
+    """Makes an empty decoding state, on the weights' device if no other is given; see `HybridModel.init_state`."""
     for name, given in (("batch_size", batch_size), ("max_seqlen", max_seqlen), ("rollback", rollback)):
         if type(given) is not int or given < 0:
             raise ShapeError(f"{name} must be a whole number, 0 or more; given {given!r}")
     max_seqlen += stack.memory_count
-    layers = stack.init_state(batch_size, max_seqlen, dtype, rollback)
+    layers = stack.init_state(batch_size, max_seqlen, dtype, rollback, device)
     return DecodingState(layers, batch_size, max_seqlen, stack.state_key, rollback, stack.memory_count)

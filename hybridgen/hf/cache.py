@@ -1,0 +1,167 @@
+"""Our decoding states inside transformers' caches.
+
+`DynamicCache(config=model.config)` and `StaticCache(...)` are what users and `generate` make. Before their first use by
+one of our models their layers are replaced by ours, which all share one `DecodingState`: so a cache holds keys and
+values, convolution and SSM states alike, and the same object goes through `generate`, beam search and cropping.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, StaticCache
+
+from hybridgen.errors import ShapeError, UnsupportedError
+from hybridgen.model.backbone import Stack
+from hybridgen.model.reading import make_state
+from hybridgen.model.state import DecodingState
+
+_FIRST_ROOM = 64
+
+
+class SharedState:
+    """The state that the layers of a cache share.
+
+    Attributes:
+        state: What was read; None before the first call.
+        room: Tokens that the cache may hold; None for any number, for which it grows.
+    """
+
+    def __init__(self, room: int | None) -> None:
+        self.state: DecodingState | None = None
+        self.room = room
+
+    @property
+    def length(self) -> int:
+        """Tokens read, padding included, memory tokens not."""
+        if self.state is None or not self.state.length:
+            return 0
+        return self.state.length - self.state.memory_tokens
+
+    def prepare(self, stack: Stack, batch: int, length: int, like: tuple[torch.dtype, torch.device]) -> DecodingState:
+        """Returns the state with room for `length` more tokens of each row, made if there is none."""
+        end = self.length + length
+        if self.state is None:
+            room = max(_FIRST_ROOM, end) if self.room is None else self.room
+            self.state = make_state(stack, batch, room, like[0], device=like[1])
+        if self.room is None and end > self.state.max_seqlen - self.state.memory_tokens:
+            self.state.grow(max(end, 2 * self.state.max_seqlen))
+        return self.state
+
+
+class StateLayer(CacheLayerMixin):
+    """One layer of a cache. The first one acts for all of them, as they share one state."""
+
+    supports_early_init = False
+    is_sliding = False
+
+    def __init__(self, shared: SharedState, leads: bool, can_crop: bool) -> None:
+        super().__init__()
+        self.shared, self.leads, self.can_crop = shared, leads, can_crop
+
+    @property
+    def is_croppable(self) -> bool:  # type: ignore[override]  # a class attribute there
+        """Whether tokens can be taken back."""
+        return self.can_crop
+
+    @property
+    def batch_size(self) -> int:
+        """Rows; -1 before the first call."""
+        return -1 if self.shared.state is None else self.shared.state.batch_size
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Does nothing: the model makes the state."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Refuses: the model itself writes its state."""
+        raise UnsupportedError("this cache belongs to a model of hybridgen's, which alone writes to it")
+
+    def get_seq_length(self) -> int:
+        """Returns the tokens read, padding included."""
+        return self.shared.length
+
+    def get_max_length(self) -> int:
+        """Returns how many tokens fit; -1 for any number."""
+        return -1 if self.shared.room is None else self.shared.room
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Returns the length of a mask for a call of so many tokens, and where it begins."""
+        return self.shared.length + query_length, 0
+
+    def reset(self) -> None:
+        """Forgets everything read."""
+        if self.leads and self.shared.state is not None:
+            self.shared.state.reset()
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Makes row i what row beam_idx[i] was."""
+        self.batch_select_indices(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeats every row."""
+        if self.leads and self.shared.state is not None:
+            rows = torch.arange(self.shared.state.batch_size)
+            self.shared.state.select_rows(rows.repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keeps these rows."""
+        if self.leads and self.shared.state is not None:
+            self.shared.state.select_rows(indices)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Takes back tokens.
+
+        Raises:
+            UnsupportedError: If a layer's state is changed as a whole by every token.
+        """
+        if tokens_to_remove > 0:
+            raise ShapeError(f"crop takes 0 or a negative number, the tokens to remove; given {tokens_to_remove}")
+        if self.leads and self.shared.state is not None and tokens_to_remove:
+            self.shared.state.truncate(max(0, self.shared.state.length + tokens_to_remove))
+
+    def offload(self) -> None:
+        """Does nothing; see `state_of`, which refuses caches that are to be offloaded."""
+
+    def prefetch(self) -> None:
+        """Does nothing; see `offload`."""
+
+
+def new_cache(config: Any) -> DynamicCache:
+    """Makes an empty cache that grows."""
+    return DynamicCache(config=config)
+
+
+def state_of(cache: Any, layers: int, can_crop: bool) -> SharedState:
+    """Returns the state inside a cache, whose layers become ours if it is new.
+
+    Args:
+        cache: A `DynamicCache` or a `StaticCache`.
+        layers: Layers of the model.
+        can_crop: Whether the model's states can take back tokens.
+
+    Raises:
+        UnsupportedError: For other caches, or one that another model has filled.
+    """
+    if type(cache) not in (DynamicCache, StaticCache):
+        raise UnsupportedError(
+            f"past_key_values must be a DynamicCache or a StaticCache of transformers; given {type(cache).__name__}"
+        )
+    if cache.layers and isinstance(cache.layers[0], StateLayer):
+        return cache.layers[0].shared
+    if _is_filled(cache):
+        raise UnsupportedError("past_key_values was filled by another model; give a new DynamicCache")
+    if cache.offloading:
+        raise UnsupportedError("the states of hybridgen's models cannot be offloaded; give a cache without offloading")
+    room = cache.get_max_length() if isinstance(cache, StaticCache) else -1
+    shared = SharedState(room if room >= 0 else None)
+    cache.layers = [StateLayer(shared, index == 0, can_crop) for index in range(layers)]
+    cache.layer_class_to_replicate = None
+    return shared
+
+
+def _is_filled(cache: Cache) -> bool:
+    for layer in cache.layers:
+        begun = getattr(layer, "has_previous_state", None)
+        if any(begun.values()) if isinstance(begun, dict) else getattr(layer, "is_initialized", False):
+            return True
+    return False

@@ -1,0 +1,192 @@
+"""The configuration: a resolved spec, and what transformers reads off it."""
+
+import copy
+from typing import Any, ClassVar
+
+import torch
+from transformers import PreTrainedConfig
+
+from hybridgen.errors import UnsupportedError
+from hybridgen.hub.architecture import layer_types
+from hybridgen.spec.ends import ClassifierHeadSpec, CodebooksInputSpec, LmHeadSpec, PatchesInputSpec, TokensInputSpec
+from hybridgen.spec.mixers import AttentionSpec
+from hybridgen.spec.model import ModelSpec
+
+
+class HybridgenConfig(PreTrainedConfig):
+    """Configuration of a model built from a spec.
+
+    The spec is the one place where the architecture stands. What other libraries ask a configuration for
+    (`hidden_size`, `num_hidden_layers`, `layer_types` and so on) is worked out of it, and not written to config.json.
+
+    Args:
+        spec: The document of a spec, resolved or not, as in YAML.
+        use_cache: Whether a call outside of training returns a cache.
+    """
+
+    model_type: ClassVar[str] = "hybridgen"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    # Only the layers; what stands around them is whole on every device.
+    base_model_fsdp_plan: ClassVar[dict[Any, str]] = {"layers.*": "free_full_weight"}
+
+    spec: dict[str, Any] | None = None
+    use_cache: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.spec = self.resolved().document()
+        kwargs.pop("hybridgen_version", None)
+        head = self.resolved().head
+        if isinstance(head, ClassifierHeadSpec) and head.num_classes and self.id2label is None:
+            kwargs.setdefault("num_labels", head.num_classes)
+        for derived in ("hidden_size", "num_hidden_layers", "layer_types", "num_attention_heads"):
+            if derived in kwargs and kwargs.pop(derived) != getattr(self, derived):
+                raise UnsupportedError(f"{derived} stands in the spec and cannot be given beside it; change the spec")
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_spec(cls, spec: ModelSpec, **kwargs: Any) -> "HybridgenConfig":
+        """Makes the configuration of a spec, with fields of `PreTrainedConfig` beside it."""
+        return cls(spec=spec.document(), **kwargs)
+
+    def resolved(self) -> ModelSpec:
+        """Returns the spec as an object.
+
+        Raises:
+            SpecError: If `spec` is no valid document.
+        """
+        document = _SMALLEST if self.spec is None else self.spec
+        # Outside of the fields, of which each is written to config.json.
+        cached: tuple[dict[str, Any], ModelSpec] | None = self.__dict__.get("_cached")
+        if cached is None or cached[0] != document:
+            cached = self.__dict__["_cached"] = (copy.deepcopy(document), ModelSpec.model_validate(document))
+        return cached[1]
+
+    def with_spec(self, document: dict[str, Any]) -> "HybridgenConfig":
+        """Returns a copy with another spec."""
+        other = copy.deepcopy(self)
+        other.spec = ModelSpec.model_validate(document).document()
+        return other
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what config.json holds, the spec resolved."""
+        everything: dict[str, Any] = super().to_dict()
+        everything.pop("_cached", None)
+        return everything | {"spec": self.resolved().document()}
+
+    @property
+    def hidden_size(self) -> int:
+        """Width D of the stack."""
+        return self.resolved().backbone.d_model
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Layers of the stack."""
+        return len(self.resolved().backbone.layers)
+
+    @property
+    def layer_types(self) -> list[str]:
+        """What each layer is, in transformers' words."""
+        return layer_types(self.resolved())
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding table; 0 where no tokens are read."""
+        source = self.resolved().input
+        if isinstance(source, TokensInputSpec):
+            return source.padded_vocab_size()
+        return source.vocab_size if isinstance(source, CodebooksInputSpec) else 0
+
+    @vocab_size.setter
+    def vocab_size(self, size: int) -> None:
+        if size == self.vocab_size:
+            return
+        document = self.resolved().document()
+        if document["input"]["type"] != "tokens":
+            raise UnsupportedError("vocab_size can be set where the model reads tokens (input: {type: tokens}) only")
+        document["input"] |= {"vocab_size": size, "pad_vocab_size_multiple": 1}
+        self.spec = ModelSpec.model_validate(document).document()
+
+    @property
+    def tie_word_embeddings(self) -> bool:
+        """Whether the head of a language model is the embedding table."""
+        head = self.resolved().head
+        return isinstance(head, LmHeadSpec) and head.tie_embeddings
+
+    @tie_word_embeddings.setter
+    def tie_word_embeddings(self, value: bool) -> None:
+        document = self.resolved().document()
+        if value != self.tie_word_embeddings and document["head"]["type"] == "lm":
+            document["head"]["tie_embeddings"] = value
+            self.spec = ModelSpec.model_validate(document).document()
+
+    @property
+    def initializer_range(self) -> float:
+        """Standard deviation that embeddings start with."""
+        return self.resolved().backbone.init.initializer_range
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width of the images; None where none are read."""
+        source = self.resolved().input
+        return source.size() if isinstance(source, PatchesInputSpec) else None
+
+    @property
+    def num_channels(self) -> int | None:
+        """Channels of the images; None where none are read."""
+        source = self.resolved().input
+        return source.channels if isinstance(source, PatchesInputSpec) else None
+
+    @property
+    def num_attention_heads(self) -> int:
+        """Query heads of the first attention layer; 0 without one."""
+        return next((layer.num_heads for layer in self._attention()), 0)
+
+    @property
+    def num_key_value_heads(self) -> int:
+        """Key heads of the first attention layer; 0 without one."""
+        return next((layer.kv_heads() for layer in self._attention()), 0)
+
+    @property
+    def head_dim(self) -> int:
+        """Channels per head of the first attention layer; 0 without one."""
+        return next((layer.head_dim_for(self.hidden_size) for layer in self._attention()), 0)
+
+    @property
+    def sliding_window(self) -> int | None:
+        """The widest window of the attention layers that have one; None without such."""
+        windows = [layer.window for layer in self._attention() if layer.window is not None]
+        return max(windows, default=None)
+
+    def _attention(self) -> list[AttentionSpec]:
+        mixers = [layer.mixer for layer in self.resolved().backbone.layers]
+        return [mixer for mixer in mixers if isinstance(mixer, AttentionSpec)]
+
+
+def state_is_whole(spec: ModelSpec) -> bool:
+    """Tells whether some layer's state is changed as a whole by every token, so that none can be taken back."""
+    return any(
+        layer.mixer is not None
+        and not (
+            isinstance(layer.mixer, AttentionSpec)
+            and layer.mixer.window is None
+            and not layer.mixer.d_conv
+            and not layer.mixer.selective
+        )
+        for layer in spec.backbone.layers
+    )
+
+
+def dtype_of(config: PreTrainedConfig) -> torch.dtype:
+    """Returns the dtype that a configuration names; float32 where it names none."""
+    return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+
+
+_SMALLEST = {
+    "backbone": {"d_model": 8, "n_layer": 1, "ssm": {"d_state": 8}},
+    "input": {"type": "tokens", "vocab_size": 8},
+    "head": {"type": "lm"},
+}
+"""What `HybridgenConfig()` is: transformers makes configurations without arguments to compare with."""

@@ -1,0 +1,250 @@
+"""The stack as a model of transformers: ids, masks and caches in its words, layers and numbers ours."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.utils.generic import can_return_tuple
+
+from hybridgen.errors import ShapeError, UnsupportedError
+from hybridgen.hf.attention import Attending
+from hybridgen.hf.cache import SharedState, new_cache, state_of
+from hybridgen.hf.config import HybridgenConfig, state_is_whole
+from hybridgen.hf.inputs import arrange
+from hybridgen.hub.shim import SHIM, SHIM_TEXT
+from hybridgen.layers.linear import Initialised
+from hybridgen.layers.mixers.attention import Attention
+from hybridgen.layers.mixers.base import MixerState
+from hybridgen.layers.mixers.residual_attention import ResidualAttention
+from hybridgen.layers.span import Span
+from hybridgen.model.backbone import Stack
+from hybridgen.model.reading import read
+from hybridgen.spec.model import ModelSpec
+
+Layers = Sequence[MixerState | None] | None
+
+
+class HybridgenPreTrainedModel(PreTrainedModel):
+    """What all our classes have in common.
+
+    Parameters have the names that they have in models from `hg.build`.
+    """
+
+    config_class = HybridgenConfig
+    config: HybridgenConfig
+    base_model_prefix = "backbone"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _no_split_modules: list[str] = ["Block"]
+    _skip_keys_device_placement: list[str] = ["past_key_values"]
+    _input_embed_layer = "embedding"
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The resolved spec."""
+        return self.config.resolved()
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return True
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
+        """Does nothing: directories of ours hold a file that imports this package, not a copy of one file of it."""
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if not isinstance(module, Initialised):
+            super()._init_weights(module)
+            return
+        # From torch's own stream of random numbers, as everywhere in transformers.
+        seed = int(torch.randint(2**63 - 1, ()))
+        generator = torch.Generator(device="cpu").manual_seed(seed)
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.is_meta and not getattr(parameter, "_is_hf_initialized", False):
+                init.copy_(parameter, module.initial_value(name, generator).to(parameter.device))
+
+    def _set_gradient_checkpointing(
+        self,
+        enable: bool = True,
+        gradient_checkpointing_func: Callable[..., Any] = torch.utils.checkpoint.checkpoint,
+        every_n_layers: int = 1,
+    ) -> None:
+        for stack in (module for module in self.modules() if isinstance(module, Stack)):
+            _checkpoint(stack, gradient_checkpointing_func if enable else None, every_n_layers)
+
+    def save_pretrained(  # type: ignore[override]  # its many options are handed on
+        self, save_directory: Any, is_main_process: bool = True, **kwargs: Any
+    ) -> None:
+        """Saves the model as transformers does, and beside it the file that `trust_remote_code=True` needs."""
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if is_main_process and getattr(self.config, "auto_map", None):
+            (Path(save_directory) / SHIM).write_text(SHIM_TEXT, encoding="utf-8")
+
+
+class HybridgenModel(HybridgenPreTrainedModel, Stack):
+    """Embeddings, layers and last norm: token ids or embeddings in, hidden states out.
+
+    Raises:
+        UnsupportedError: If the spec reads codes of a neural codec, for which transformers has no words.
+    """
+
+    def __init__(self, config: HybridgenConfig) -> None:
+        super().__init__(config)
+        self.assemble(self.spec)
+        self.attending = Attending(config)
+        for mixer in self.modules():
+            if isinstance(mixer, Attention):
+                mixer.attend = self.attending
+        self.gradient_checkpointing = False
+        keep_islands(self)
+        self.can_crop = not state_is_whole(self.spec)
+        self.is_causal = all(layer.mixer is None or layer.mixer.is_causal() for layer in self.spec.backbone.layers)
+        self.has_state = self.is_causal and not self.in_pairs
+        # Says why assisted decoding is refused; see generate.
+        self._is_stateful = not self.can_crop
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        seq_idx: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Runs the stack.
+
+        Args:
+            input_ids: (B, T) token ids.
+            attention_mask: (B, tokens in the cache + T), zero for padding, which may stand anywhere.
+            position_ids: (B, T), counting up by one; where they begin again at 0 a packed row's next sequence begins.
+            past_key_values: A `DynamicCache` or `StaticCache`, advanced in place.
+            inputs_embeds: (B, T, D) what is read instead of the embeddings of `input_ids`.
+            use_cache: Whether to return a cache; None is the configuration's `use_cache`, and False in training.
+            output_hidden_states: Whether to return the streams in front of the layers and the hidden states at the end.
+            output_attentions: Whether to return the weights of softmax attention; needs `attn_implementation="eager"`.
+            seq_idx: (B, T) integers, the number of each token's sequence in packed rows.
+            **kwargs: Left alone: what other libraries hand through.
+
+        Raises:
+            ShapeError: If the tensors do not fit each other.
+            UnsupportedError: If masks, positions or caches say what these layers cannot follow.
+        """
+        x = self._input(input_ids, inputs_embeds)
+        cache, shared = self._cache(past_key_values, use_cache)
+        given = arrange(x, attention_mask, position_ids, seq_idx, 0 if shared is None else shared.length)
+        state = None
+        if shared is not None:
+            state = shared.prepare(self, x.shape[0], x.shape[1], (self.norm_f.weight.dtype, x.device))
+        streams: list[Tensor] = []
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        weights = self._recorded(self.config.output_attentions if output_attentions is None else output_attentions)
+
+        def run(tokens: Tensor, layers: Layers, span: Span) -> Tensor:
+            if not wanted:
+                return self.run(tokens, layers, span)
+            tokens = tokens if tokens.is_floating_point() else self.embed(tokens)
+            last, found = self.forward_layers(tokens, span, range(len(self.layers)), layers)
+            streams.extend([tokens, *found[:-1]])
+            return last
+
+        try:
+            reading = read(self, given.x, state, given.mask, given.seq_idx, run)
+        finally:
+            self.attending.weights = None
+        hidden = given.restored(reading.hidden)
+        return BaseModelOutputWithPast(
+            last_hidden_state=hidden,
+            past_key_values=cache,
+            hidden_states=(*(given.restored(reading.own(one)) for one in streams), hidden) if wanted else None,
+            attentions=None if weights is None else tuple(weights),
+        )
+
+    def _input(self, ids: Tensor | None, embeddings: Tensor | None) -> Tensor:
+        if (ids is None) == (embeddings is None):
+            raise ShapeError("give either input_ids or inputs_embeds")
+        if ids is None:
+            assert embeddings is not None
+            if embeddings.ndim != 3 or embeddings.shape[2] != self.d_model or not embeddings.is_floating_point():
+                raise ShapeError(
+                    f"inputs_embeds must be of shape (batch, tokens, {self.d_model}); given {tuple(embeddings.shape)} "
+                    f"of {embeddings.dtype}"
+                )
+            return embeddings
+        if self.embedding is None:
+            raise UnsupportedError("this model reads no tokens; give inputs_embeds (batch, tokens, d_model)")
+        if ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32):
+            raise ShapeError(f"input_ids must be integers (batch, tokens); given {tuple(ids.shape)} of {ids.dtype}")
+        if ids.device.type == "cpu" and ids.numel() and not torch.compiler.is_compiling():
+            low, high = (int(bound) for bound in torch.aminmax(ids))
+            rows = self.embedding.weight.shape[0]
+            if low < 0 or high >= rows:
+                raise ShapeError(f"input_ids must be in 0 ... {rows - 1}; given {low if low < 0 else high}")
+        return ids
+
+    def _cache(self, cache: Any, use_cache: bool | None) -> tuple[Any, SharedState | None]:
+        """Returns the cache to use, and the state inside; None twice for none."""
+        if use_cache is None:
+            # Nothing reads the cache of a training step.
+            use_cache = self.config.use_cache and not self.training and self.has_state
+        if cache is None and use_cache:
+            if not self.has_state:
+                raise UnsupportedError("layers that see later tokens have no decoding state: write use_cache=False")
+            cache = new_cache(self.config)
+        if cache is None:
+            return None, None
+        return cache, state_of(cache, len(self.layers), self.can_crop)
+
+    def _recorded(self, wanted: bool | None) -> list[Tensor] | None:
+        """Begins to record the weights of attention, if they are wanted."""
+        if not wanted:
+            return None
+        if self.config._attn_implementation != "eager":
+            raise UnsupportedError(
+                f"output_attentions needs attn_implementation='eager', which makes the weights; it is "
+                f"{self.config._attn_implementation!r}: call model.set_attn_implementation('eager')"
+            )
+        self.attending.weights = []
+        return self.attending.weights
+
+
+def keep_islands(model: nn.Module) -> None:
+    """Widens to float32 the parameters that need it, where the model is made in a narrower dtype."""
+    for module in model.modules():
+        for name in getattr(module, "float32_parameters", ()):
+            parameter = getattr(module, name)
+            if parameter.dtype in (torch.float16, torch.bfloat16):
+                setattr(module, name, nn.Parameter(parameter.data.float(), requires_grad=parameter.requires_grad))
+
+
+def _checkpoint(stack: Stack, function: Callable[..., Any] | None, every: int) -> None:
+    mixers = [mixer for mixer in stack.modules() if isinstance(mixer, ResidualAttention)]
+    if function is not None and any(mixer.residual.training == "table" for mixer in mixers):
+        raise UnsupportedError(
+            "layers that are computed again cannot share one table of scores; write residual_attn: {training: products}"
+        )
+    for mixer in mixers:
+        mixer.runs_again = function is not None
+    for index, layer in enumerate(stack.layers):
+        layer.gradient_checkpointing = function is not None and index % every == 0  # type: ignore[assignment]
+    stack.gradient_checkpointing = function is not None  # type: ignore[assignment]
+    stack.run_layer = None if function is None else partial(_run_layer, function)
+
+
+def _run_layer(function: Callable[..., Any], layer: nn.Module, *arguments: Any) -> Any:
+    return function(layer, *arguments) if layer.gradient_checkpointing else layer(*arguments)
