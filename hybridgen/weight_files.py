@@ -7,9 +7,7 @@ The layout is Hugging Face's: one `model.safetensors`, or `model-00001-of-0000N.
 import hashlib
 import json
 import math
-import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,13 +19,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hybridgen.errors import CheckpointError
+from hybridgen.json_file import check_file, read_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARD_NAME = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors")
 
 _CHUNK_BYTES = 1 << 24
-_MAX_JSON_BYTES = 1 << 26  # an index of half a million weights
 _MAP_BYTES = 1 << 26
 _SIZE = re.compile(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*)\s*")
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30,
@@ -81,20 +79,28 @@ def parse_size(size: int | str) -> int:
     return int(float(found[1]) * _UNITS[unit])
 
 
-def write_weights(directory: Path, weights: Mapping[str, Tensor], max_shard_bytes: int) -> dict[str, FileRecord]:
+def write_weights(
+    directory: Path, weights: Mapping[str, Tensor], max_shard_bytes: int, metadata: Mapping[str, str] | None = None
+) -> dict[str, FileRecord]:
     """Writes weights into one file, or into several and their index when they are larger than `max_shard_bytes`.
+
+    Args:
+        directory: Where the files go.
+        weights: Every weight by name.
+        max_shard_bytes: Largest file of weights.
+        metadata: Text for the header of each file; see `write_safetensors`.
 
     Returns:
         The record of every file written, by name.
     """
     shards = list(_shards(weights, max_shard_bytes))
     if len(shards) == 1:
-        return {SINGLE: write_safetensors(directory / SINGLE, shards[0])}
+        return {SINGLE: write_safetensors(directory / SINGLE, shards[0], metadata)}
     records: dict[str, FileRecord] = {}
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        records[name] = write_safetensors(directory / name, shard)
+        records[name] = write_safetensors(directory / name, shard, metadata)
         weight_map |= dict.fromkeys(shard, name)
     totals = {
         "total_parameters": sum(tensor.numel() for tensor in weights.values()),
@@ -197,52 +203,6 @@ def hash_file(path: Path) -> FileRecord:
     """Returns the record of a file as it is now."""
     with path.open("rb") as file:
         return FileRecord(hashlib.file_digest(file, "sha256").hexdigest(), file.tell())
-
-
-def check_file(path: Path) -> None:
-    """Checks that a path leads to a file on a disk; to open a pipe can wait forever, and a device may have no end.
-
-    Raises:
-        CheckpointError: If it leads to something else, or nowhere.
-    """
-    try:
-        mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(f"{path}: the file is missing") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
-    if not stat.S_ISREG(mode):
-        raise CheckpointError(f"{path}: is {'a directory' if stat.S_ISDIR(mode) else 'a pipe or a device'}, not a file")
-
-
-def read_json(path: Path) -> dict[str, object]:
-    """Reads a JSON file that holds an object.
-
-    Raises:
-        CheckpointError: If the file is missing, damaged, larger than any configuration or index, or holds something
-            else.
-    """
-    check_file(path)
-    try:
-        with path.open("rb") as file:
-            text = file.read(_MAX_JSON_BYTES + 1) if os.fstat(file.fileno()).st_size <= _MAX_JSON_BYTES else None
-        if text is None or len(text) > _MAX_JSON_BYTES:
-            raise CheckpointError(f"{path}: is larger than {_MAX_JSON_BYTES:,} bytes, so it is no such JSON file")
-        data = json.loads(text, object_pairs_hook=_unique_keys)
-    except (OSError, ValueError, RecursionError, MemoryError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON: {str(error) or 'out of memory'}") from None
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path}: must hold a JSON object, holds {type(data).__name__}")
-    return data
-
-
-def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"an object has the key {key!r} twice")
-        found[key] = value
-    return found
 
 
 def find_weights(directory: Path) -> dict[str, StoredTensor]:

@@ -12,7 +12,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = sorted([*MODULES, *(ROOT / "scripts").rglob("*.py"), *(ROOT / "tests").rglob("*.py")])
 
 PARTS_OF_A_MODEL = {"errors", "spec", "layers", "model"}
-FILES = {"atomic", "weight_files", "weight_names"}
+FILES = {"atomic", "json_file", "weight_files", "weight_names"}
 # What each part may import besides itself. A part is a package or a module directly under hybridgen/.
 ARROWS = {
     "errors": set(),
@@ -22,12 +22,15 @@ ARROWS = {
     "spec": {"errors"},
     "ops": {"errors"},
     **{name: {"errors"} for name in FILES},
+    "weight_files": {"errors", "json_file"},
     "layers": {"errors", "spec", "ops"},
     "model": {"errors", "spec", "ops", "layers"},
     "builder": PARTS_OF_A_MODEL,
-    "checkpoint": PARTS_OF_A_MODEL | FILES | {"builder"},
+    "hub": {"errors", "spec", "costs", "drawing"},
+    "checkpoint_files": {"errors", "spec", "hub"} | FILES,
+    "checkpoint": PARTS_OF_A_MODEL | FILES | {"builder", "hub", "checkpoint_files"},
     "export": PARTS_OF_A_MODEL | {"ops", "output_file"},
-    "interop": PARTS_OF_A_MODEL | FILES | {"builder", "checkpoint"},
+    "interop": PARTS_OF_A_MODEL | FILES | {"builder", "checkpoint", "checkpoint_files"},
     "vision": PARTS_OF_A_MODEL | {"builder"},
     "costs": {"errors", "spec"},
     "drawing": {"errors", "spec", "costs", "output_file"},
@@ -42,7 +45,8 @@ ARROWS = {
     "hydra": {"errors", "spec"},
     "hf": PARTS_OF_A_MODEL | {"builder", "hub", "ops"},
     "cli": PARTS_OF_A_MODEL
-    | {"__init__", "allocator", "ops", "builder", "checkpoint", "export", "interop", "vision", "weight_files"}
+    | {"__init__", "allocator", "ops", "builder", "checkpoint", "checkpoint_files", "hub", "export", "interop"}
+    | {"vision", "json_file", "weight_files"}
     | {"costs", "drawing", "comparison", "curves", "output_file", "sweep", "probing"}
     | {"objectives", "runs", "reports"},
 }

@@ -24,6 +24,13 @@ class DType(StrEnum):
     float64 = "float64"
 
 
+class Format(StrEnum):
+    """Formats of saved models."""
+
+    hybridgen = "hybridgen"
+    hf = "hf"
+
+
 class System(StrEnum):
     """Systems whose models can be read and written."""
 
@@ -42,6 +49,9 @@ AllowEnv = Annotated[bool, typer.Option("--allow-env", help="Let ${oc.env:NAME} 
 ModelDirectory = Annotated[Path, typer.Argument(help="Directory of a saved model.", show_default=False)]
 Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, ...")]
 MaxShardSize = Annotated[str, typer.Option(help="Largest file of weights, such as 500MB or 5GB.")]
+SavedFormat = Annotated[
+    Format, typer.Option("--format", help="What is saved: hybridgen's own directory, or one that transformers opens.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a model that was saved from Python.")]
 
 
@@ -65,7 +75,7 @@ def check_runs(model: "HybridModel", place: Path) -> None:
 
 def check_replaceable(directory: Path, overwrite: bool, option: str = "-o") -> None:
     """Refuses to replace a model whose weights no command can make again, unless that is asked for."""
-    from hybridgen.checkpoint import is_remakable
+    from hybridgen.checkpoint_files import is_remakable
 
     if not overwrite and not is_remakable(directory):
         raise HybridgenError(

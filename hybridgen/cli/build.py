@@ -9,7 +9,18 @@ from typing import Annotated
 
 import typer
 
-from hybridgen.cli.arguments import AllowEnv, Device, DType, File, MaxShardSize, Overrides, Overwrite, check_replaceable
+from hybridgen.cli.arguments import (
+    AllowEnv,
+    Device,
+    DType,
+    File,
+    Format,
+    MaxShardSize,
+    Overrides,
+    Overwrite,
+    SavedFormat,
+    check_replaceable,
+)
 from hybridgen.cli.layer_table import print_model, sizes_from_cost
 from hybridgen.cli.units import human_bytes
 from hybridgen.errors import HybridgenError
@@ -31,6 +42,7 @@ def build(
     dtype: Annotated[DType, typer.Option(help="Format of the weights.")] = DType.float32,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random weights.")] = 0,
     max_shard_size: MaxShardSize = "5GB",
+    saved_format: SavedFormat = Format.hybridgen,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check, count parameters and bytes, and write nothing.")
     ] = False,
@@ -46,11 +58,13 @@ def build(
     from hybridgen.builder import build as build_model
     from hybridgen.builder import parse_device
     from hybridgen.checkpoint import save
+    from hybridgen.checkpoint_files import check_format
     from hybridgen.weight_files import parse_size
 
     # What can be refused is refused before minutes are spent on the weights.
     parse_device(device)
     parse_size(max_shard_size)
+    check_format(spec, saved_format.value)
     if dry_run:
         print_model(spec, sizes_from_cost(spec, dtype.value), with_bytes=True)
         return
@@ -60,7 +74,7 @@ def build(
     with _too_large_is_worded(file), _progress_bar("building") as progress:
         model = build_model(spec, device=device, dtype=dtype.value, seed=seed, progress=progress)
     with _progress_bar("saving"):
-        save(model, directory, max_shard_size=max_shard_size, made_by="build")
+        save(model, directory, max_shard_size=max_shard_size, made_by="build", format=saved_format.value)
     count = sum(parameter.numel() for parameter in model.parameters())
     size = sum(parameter.nbytes for parameter in model.parameters())
     typer.echo(f"{directory}: saved {count:,} parameters ({human_bytes(size)}) in {time.perf_counter() - begin:.1f} s")

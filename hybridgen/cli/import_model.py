@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hybridgen.cli.arguments import MaxShardSize, Overwrite, System, check_replaceable
+from hybridgen.cli.arguments import Format, MaxShardSize, Overwrite, SavedFormat, System, check_replaceable
 from hybridgen.cli.units import human_bytes
 
 
@@ -22,13 +22,14 @@ def import_model(
     ] = None,
     ema: Annotated[bool, typer.Option("--ema", help="Take the moving average of a .pth file's weights.")] = False,
     max_shard_size: MaxShardSize = "5GB",
+    saved_format: SavedFormat = Format.hybridgen,
     overwrite: Overwrite = False,
 ) -> None:
     """Import a model of mamba-ssm, Vim, x-transformers or Zonos: its configuration and its weights."""
     from hybridgen.interop.directory import UPSTREAM_OTHER, import_directory
 
     check_replaceable(output, overwrite)
-    done = import_directory(source, output, system and system.value, max_shard_size, config, ema)
+    done = import_directory(source, output, system and system.value, max_shard_size, config, ema, saved_format.value)
     typer.echo(
         f"{output}: imported {done.parameters:,} parameters ({human_bytes(done.weight_bytes)}) from {done.system}"
     )

@@ -1,6 +1,5 @@
 """What a command is given as a model: a document, the directory of a saved model, or another system's configuration."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,10 +29,14 @@ def read_model(place: Path, overrides: Sequence[str] = (), allow_env: bool = Fal
         SpecError: If the document, the configuration or an override has faults.
         HybridgenError: If there is no model, or another system's cannot be had here.
     """
+    from hybridgen.hub.configuration import is_hub_config
+    from hybridgen.hub.reading import read_spec
     from hybridgen.spec import load_spec
 
     file = _file(place)
     config = _json(file)
+    if config is not None and is_hub_config(config):
+        return read_spec(config, file, overrides)
     if config is None or (not place.is_dir() and _is_document(config, file)):
         return load_spec(file, overrides, allow_env=allow_env)
 
@@ -64,13 +67,13 @@ def _json(file: Path) -> Mapping[str, Any] | None:
     """What a JSON file holds; None if it is another file, or holds no object: words for that are the reader's."""
     if file.suffix != ".json":
         return None
-    from hybridgen.spec.text_file import read_text
+    from hybridgen.errors import CheckpointError
+    from hybridgen.json_file import read_json
 
     try:
-        found = json.loads(read_text(file))
-    except (ValueError, RecursionError):  # SpecError is a ValueError
+        return read_json(file)
+    except CheckpointError:
         return None
-    return found if isinstance(found, dict) else None
 
 
 def _is_record(config: Mapping[str, Any] | None) -> bool:

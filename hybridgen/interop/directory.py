@@ -14,13 +14,15 @@ from typing import Any
 from torch import Tensor
 
 from hybridgen.atomic import replaced_directory, settled
-from hybridgen.checkpoint import load, model_weights, write_checkpoint
+from hybridgen.checkpoint import load, model_weights
+from hybridgen.checkpoint_files import check_format, write_checkpoint
 from hybridgen.errors import CheckpointError
 from hybridgen.interop import vim, zonos
 from hybridgen.interop.upstream_source import CONFIG, SYSTEMS, read_source, system_module
 from hybridgen.interop.upstream_spec import read_upstream_spec
 from hybridgen.interop.upstream_weights import PICKLED, without_aliases, write_pickled
 from hybridgen.interop.vim_checkpoint import ENTRY
+from hybridgen.json_file import read_json
 from hybridgen.model.model import HybridModel
 from hybridgen.spec import ModelSpec
 from hybridgen.weight_files import (
@@ -29,7 +31,6 @@ from hybridgen.weight_files import (
     map_tensors,
     parse_size,
     read_header,
-    read_json,
     read_metadata,
     write_bytes,
     write_safetensors,
@@ -73,6 +74,7 @@ def import_directory(
     max_shard_size: int | str = "5GB",
     config: str | os.PathLike[str] | None = None,
     ema: bool = False,
+    format: str = "hybridgen",
 ) -> Transfer:
     """Turns a directory of another system into a saved model.
 
@@ -84,16 +86,18 @@ def import_directory(
         max_shard_size: As in `hybridgen.save`.
         config: A configuration that holds in place of the directory's.
         ema: Whether to take the moving average of the weights, `model_ema`, of a `.pth` file.
+        format: Of the saved model, as in `hybridgen.save`.
 
     Raises:
         CheckpointError: If files are missing or damaged, or the weights do not fit the configuration.
         SpecError: If the configuration has faults.
-        UnsupportedError: If it asks for something that we do not have.
+        UnsupportedError: If it asks for something that we do not have, or that the format has not.
     """
     source = read_source(Path(directory), system, None if config is None else Path(config), ema)
     name = source.system
     module = system_module(name)
     spec = read_upstream_spec(source.config, source.config_file, module)
+    check_format(spec, format)
     upstream = source.weights()
     weights = without_aliases(module.from_upstream(upstream, spec), spec)
     other = _other_weights(module, upstream, spec)
@@ -107,7 +111,8 @@ def import_directory(
         }
 
     extra = (UPSTREAM_CONFIG, UPSTREAM_OTHER)
-    write_checkpoint(out, spec, weights, parse_size(max_shard_size), write_more, extra, made_by="import")
+    size = parse_size(max_shard_size)
+    write_checkpoint(out, spec, weights, size, write_more, extra, made_by="import", format=format)
     return _transfer(name, Path(out), spec, weights, other)
 
 

@@ -28,7 +28,7 @@ def whose(config: Mapping[str, Any], place: Path, file: Path) -> str:
     Raises:
         CheckpointError: If it is nobody's that can be imported.
     """
-    if config.get("format") == "hybridgen":
+    if "hybridgen" in (config.get("format"), config.get("model_type")):
         raise CheckpointError(f"{place}: is a model saved by hybridgen already; load it as it is")
     if "model_type" in config or "architectures" in config:
         raise _hugging_face(config, place, file)

@@ -14,7 +14,8 @@ from hybridgen.interop import mamba_ssm, vim, x_transformers, zonos
 from hybridgen.interop.system_marks import whose
 from hybridgen.interop.upstream_weights import PICKLED, read_weights
 from hybridgen.interop.vim_checkpoint import SUFFIXES, checkpoint_config, find_checkpoint, read_checkpoint
-from hybridgen.weight_files import INDEX, SINGLE, read_json, read_metadata
+from hybridgen.json_file import read_json
+from hybridgen.weight_files import INDEX, SINGLE, read_metadata
 
 SYSTEMS: dict[str, ModuleType] = {
     "mamba_ssm": mamba_ssm, "vim": vim, "x_transformers": x_transformers, "zonos": zonos,

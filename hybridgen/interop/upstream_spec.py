@@ -8,11 +8,11 @@ from typing import Any
 from hybridgen.errors import SpecError
 from hybridgen.interop import vim, zonos
 from hybridgen.interop.upstream_source import system_module
+from hybridgen.json_file import read_json
 from hybridgen.spec import ModelSpec
 from hybridgen.spec.load import load_text
 from hybridgen.spec.resolve import resolve
 from hybridgen.spec.yaml_output import to_yaml
-from hybridgen.weight_files import read_json
 
 # Where the parts of a document come from, narrow ones first.
 _PLACES = {

@@ -11,8 +11,9 @@ from torch.serialization import get_safe_globals, safe_globals
 
 from hybridgen.builder import DTYPES, build
 from hybridgen.errors import CheckpointError, HybridgenError
+from hybridgen.json_file import check_file
 from hybridgen.spec import ModelSpec
-from hybridgen.weight_files import INDEX, SINGLE, check_file, find_weights, map_tensors
+from hybridgen.weight_files import INDEX, SINGLE, find_weights, map_tensors
 from hybridgen.weight_names import check_names, check_ties
 
 PICKLED = "pytorch_model.bin"

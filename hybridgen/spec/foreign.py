@@ -22,6 +22,11 @@ def refuse_foreign(root: Node, report: Report) -> bool:
         message = "this is the record of a saved model, not a document"
         report.add(mark.path, message, "its document is config.yaml beside it", key=True)
         return True
+    kind = children.get("model_type")
+    if kind is not None and kind.value == "hybridgen" and "spec" in children:
+        message = "this is the configuration of a saved model, not a document"
+        report.add(kind.path, message, "`hybridgen show --yaml` prints the document in it", key=True)
+        return True
     if not _is_flat_with_sections(children):
         return False
     keys = [key for key in _ENDS if key in children]

@@ -86,6 +86,22 @@ def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = (), allow
     return _resolved(_read(path, overrides, allow_env))
 
 
+def spec_from_data(data: Any, name: str, overrides: Sequence[str] = ()) -> ModelSpec:
+    """Like `load_spec`, for a document that stands as plain data in another file, whose lines nobody has counted.
+
+    Args:
+        data: The document.
+        name: What faults give as the file.
+        overrides: Changes in Hydra's grammar, such as `backbone.n_layer=24`.
+
+    Raises:
+        SpecError: With every fault of the document and of the overrides.
+    """
+    draft = _Draft(source_tree.from_plain(data, Place(name)), [])
+    changes, faults = parse_overrides(overrides)
+    return _resolved(_change(draft, changes, faults, allow_env=False) if isinstance(data, dict) else draft)
+
+
 class Variants:
     """One document under many sets of overrides: read once, and composed once for each choice of files.
 

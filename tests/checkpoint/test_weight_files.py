@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save
 
 from hybridgen import weight_files
 from hybridgen.errors import CheckpointError
+from hybridgen.json_file import read_json
 from hybridgen.weight_files import (
     INDEX,
     find_weights,
     hash_file,
     map_tensors,
     parse_size,
-    read_json,
     read_metadata,
     write_safetensors,
     write_weights,
