@@ -1,8 +1,10 @@
 """The keys and values that an attention layer remembers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -24,13 +26,20 @@ class AttentionState(MixerState):
         conv: (B, C, d_conv - 1) last inputs of the layer's convolution; None when the layer has none.
         hidden: (B, capacity) float32 (float64 for float64), what the tokens seen take off the score of each; None when
             the layer is not selective.
+        reach: Tokens that the layer looks back at most, so that a ring of so many is enough; None for all.
+        margin: Tokens that a ring holds beside these, since they may be taken back.
     """
+
+    per_token: ClassVar[dict[str, tuple[int, int]]] = {"k": (-2, 0), "v": (-2, 0), "hidden": (-1, 0)}
+    """Axis along which the tokens stand in a buffer, and what it holds where there is none."""
 
     k: Tensor
     v: Tensor
     is_ring: bool = False
     conv: Tensor | None = None
     hidden: Tensor | None = None
+    reach: int | None = field(default=None, kw_only=True)
+    margin: int = field(default=0, kw_only=True)
 
     def running(self) -> dict[str, Tensor]:
         """Returns `conv` and `hidden`, as far as there are such; see `MixerState.running`."""
@@ -39,15 +48,32 @@ class AttentionState(MixerState):
 
     def keep_history(self, steps: int) -> None:
         """See `MixerState.keep_history`; a ring grows, so that tokens taken back have overwritten nothing needed."""
+        self.margin = steps
         if self.is_ring:
-            grown = {}
-            for name, dim in (("k", 2), ("v", 2), ("hidden", 1)):
-                value = getattr(self, name)
-                if value is not None:
-                    size = [*value.shape[:dim], value.shape[dim] + steps, *value.shape[dim + 1 :]]
-                    grown[name] = value.new_zeros(size)
-            self.k, self.v, self.hidden = grown["k"], grown["v"], grown.get("hidden")
+            self._lengthen(self.k.shape[2] + steps)
         super().keep_history(steps)
+
+    def grow(self, max_seqlen: int) -> None:
+        """See `MixerState.grow`; a cache that was shorter than the layer's window becomes a ring of the window.
+
+        Each token keeps its index: it is less than the old capacity, so also its slot modulo the new one.
+        """
+        if self.is_ring or max_seqlen <= self.k.shape[2]:
+            return
+        if self.reach is None or self.reach > max_seqlen:
+            self._lengthen(max_seqlen)
+        else:
+            self.is_ring = True
+            self._lengthen(self.reach + self.margin)
+
+    def _lengthen(self, size: int) -> None:
+        """Gives the buffers, and what is remembered of them, room for tokens at `size` indices."""
+        for name, (axis, fill) in self.per_token.items():
+            value = getattr(self, name)
+            if value is not None:
+                setattr(self, name, _lengthened(value, axis, size, fill))
+            if name in self.history:
+                self.history[name] = _lengthened(self.history[name], axis, size, fill)
 
     def lowest(self, peak: int, steps: int) -> int:
         """See `MixerState.lowest`."""
@@ -139,3 +165,8 @@ class AttentionState(MixerState):
         kept = torch.arange(max(offset, end - size), end, device=k.device)
         self.k[:, :, kept % size] = k[:, :, k.shape[2] - len(kept) :]
         self.v[:, :, kept % size] = v[:, :, v.shape[2] - len(kept) :]
+
+
+def _lengthened(value: Tensor, axis: int, size: int, fill: int) -> Tensor:
+    """Returns a copy that is filled up behind its end along an axis, counted from the last, -1."""
+    return F.pad(value, (0, 0) * (-1 - axis) + (0, size - value.shape[axis]), value=fill)

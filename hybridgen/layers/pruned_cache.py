@@ -1,7 +1,7 @@
 """The cache of an attention layer that keeps a bounded number of keys."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -43,7 +43,10 @@ class PrunedState(AttentionState):
 
     Attributes:
         places: (B, W + 1) slot of the token that stands there; -1 for none. Index W is always free between calls.
+        reach: The budget; W is as much, or less in a state for fewer tokens.
     """
+
+    per_token: ClassVar[dict[str, tuple[int, int]]] = AttentionState.per_token | {"places": (-1, -1)}
 
     places: Tensor = field(kw_only=True)
 
@@ -71,6 +74,14 @@ class PrunedState(AttentionState):
         batch, heads, _, dim = self.k.shape
         self.history |= {name: self.k.new_zeros(steps, batch, heads, dim) for name in ("lost_k", "lost_v")}
         self.history["target"] = self.places.new_zeros(steps, batch, dtype=torch.long)
+
+    def grow(self, max_seqlen: int) -> None:
+        """See `MixerState.grow`; W becomes max_seqlen, or the budget if that is less."""
+        if self.is_ring or max_seqlen <= self.width:
+            return
+        assert self.reach is not None, "a pruned layer has a budget"
+        self.is_ring = self.reach <= max_seqlen
+        self._lengthen(min(self.reach, max_seqlen) + 1)
 
     def record(self, slot: int) -> None:
         """See `MixerState.record`; what the token overwrites is added by `put`."""

@@ -109,6 +109,59 @@ class DecodingState:
                 layer.roll_back(self.length, length)
         self.length = length
 
+    def select_rows(self, index: Tensor) -> None:
+        """Makes row i what row index[i] is: reorders beams, repeats rows, or keeps some of them.
+
+        Everything is copied into new tensors, also what `truncate` needs. Those of before, as `state_dict` returned
+        them, keep their values; a CUDA graph captured before still uses them, and must be captured again.
+
+        Args:
+            index: (R,) int64 or int32, on any device, each in 0 ... batch_size - 1. R is the batch size then; 0 too.
+
+        Raises:
+            ShapeError: If these are no such numbers, or if a call with the state failed halfway.
+        """
+        if self.is_busy:
+            raise ShapeError(_BUSY)
+        _check_index(index, self.batch_size)
+        for layer in self.layers:
+            if layer is not None:
+                layer.select_rows(index)
+        for name in ("starts", "last_seq_idx"):
+            value: Tensor | None = getattr(self, name)
+            if value is not None:
+                setattr(self, name, value.index_select(0, index.to(value.device)))
+        self.batch_size = len(index)
+        self.has_waiting_rows = self.has_waiting_rows and self._any_waits()
+
+    def grow(self, max_seqlen: int) -> None:
+        """Makes room for more tokens; the state is then as if it had been made for so many. What was read stays.
+
+        Only layers that keep all tokens take more memory: under a window or a budget as much as that asks for, and in
+        recurrent layers none. All that is kept is copied, so grow by a share of the size, not token by token.
+
+        Args:
+            max_seqlen: Tokens per row, padding included and memory tokens not, as `init_state` takes it. Nothing
+                happens if so many fit already.
+
+        Raises:
+            ShapeError: If it is no whole number, 0 or more, or if a call with the state failed halfway.
+        """
+        if type(max_seqlen) is not int or max_seqlen < 0:
+            raise ShapeError(f"max_seqlen must be a whole number, 0 or more; given {max_seqlen!r}")
+        if self.is_busy:
+            raise ShapeError(_BUSY)
+        wanted = max_seqlen + self.memory_tokens
+        if wanted <= self.max_seqlen:
+            return
+        for layer in self.layers:
+            if layer is not None:
+                layer.grow(wanted)
+        self.max_seqlen = wanted
+
+    def _any_waits(self) -> bool:
+        return self.starts is not None and bool((self.starts == self.length).any())
+
     def _check_reach(self, length: int) -> None:
         for index, layer in enumerate(self.layers):
             lowest = 0 if layer is None else layer.lowest(self.peak, self.rollback)
@@ -171,7 +224,7 @@ class DecodingState:
         for name in ("starts", "last_seq_idx"):
             setattr(self, name, saved[name].to(device, copy=True) if name in saved else None)
         self.is_busy = False
-        self.has_waiting_rows = self.starts is not None and bool((self.starts == self.length).any())
+        self.has_waiting_rows = self._any_waits()
 
 
 class Step(NamedTuple):
@@ -240,6 +293,17 @@ def _check_state(state: DecodingState, batch: int, length: int) -> None:
         raise ShapeError(
             f"the state holds max_seqlen = {state.max_seqlen} tokens and has read {state.length}; {length} more do not "
             f"fit: call init_state with a larger max_seqlen"
+        )
+
+
+def _check_index(index: Tensor, batch: int) -> None:
+    if not isinstance(index, Tensor) or index.ndim != 1 or index.dtype not in (torch.int64, torch.int32):
+        given = f"{index.dtype} {tuple(index.shape)}" if isinstance(index, Tensor) else type(index).__name__
+        raise ShapeError(f"select_rows takes a tensor of row numbers, (R,) int64 or int32; given {given}")
+    wrong = index[(index < 0) | (index >= batch)]
+    if len(wrong):
+        raise ShapeError(
+            f"select_rows takes row numbers below the batch size, {batch}, and none below 0; given {int(wrong[0])}"
         )
 
 

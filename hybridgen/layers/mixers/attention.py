@@ -120,7 +120,7 @@ class Attention(Mixer):
         if self.spec.selective and self.spec.selection_from in ("self", "accumulate"):
             wide = torch.float64 if dtype == torch.float64 else torch.float32
             hidden = torch.zeros(batch_size, shape[2], dtype=wide, device=device)
-        return AttentionState(k, v, window <= max_seqlen, conv, hidden)
+        return AttentionState(k, v, window <= max_seqlen, conv, hidden, reach=self.reach)
 
     @overload
     def forward(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
 
@@ -55,6 +55,15 @@ class MixerState:
         running = self.running()
         for name, ring in self.history.items():
             running[name].copy_(ring[target % len(ring)])
+
+    def select_rows(self, index: Int[Tensor, " R"]) -> None:
+        """Makes row i what row index[i] is, in new tensors: those there were keep their values."""
+        for name, value in self.buffers().items():
+            setattr(self, name, value.index_select(0, index.to(value.device)))
+        self.history = {name: ring.index_select(1, index.to(ring.device)) for name, ring in self.history.items()}
+
+    def grow(self, max_seqlen: int) -> None:
+        """Makes room for max_seqlen tokens per row, where there is a bound; all that was read stays."""
 
     def capacity(self) -> int | None:
         """Returns how many tokens fit; None if there is no bound, as in every recurrent state."""

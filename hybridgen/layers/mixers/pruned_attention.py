@@ -56,7 +56,8 @@ class PrunedAttention(Attention):
         places = torch.full((batch_size, plain.k.shape[2]), -1, dtype=torch.int32, device=device)
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         hidden = torch.zeros(places.shape, dtype=wide, device=device)
-        return PrunedState(plain.k, plain.v, self.budget <= max_seqlen, plain.conv, hidden, places=places)
+        is_ring = self.budget <= max_seqlen
+        return PrunedState(plain.k, plain.v, is_ring, plain.conv, hidden, reach=self.budget, places=places)
 
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, state: AttentionState | None, span: Span, carry: Carry
