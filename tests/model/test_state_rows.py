@@ -125,6 +125,18 @@ def test_no_rows_and_more_rows_than_before(rollback):
     torch.testing.assert_close(model(x[:, 5:].repeat_interleave(4, dim=0), state=state), expected, **TIGHT)
 
 
+@torch.no_grad()
+def test_whether_a_row_waits_is_asked_of_those_that_stay():
+    model = make("mamba1")
+    state = model.init_state(2, 8)
+    model(tokens(3).float(), state=state, mask=torch.tensor([[False] * 3, [True] * 3]))
+    assert state.has_waiting_rows
+    state.select_rows(ROWS)
+    assert state.has_waiting_rows
+    state.select_rows(torch.tensor([0, 1]))
+    assert not state.has_waiting_rows
+
+
 @ANY_CASE
 @torch.no_grad()
 def test_room_made_as_tokens_come_is_room_from_the_start(case):
