@@ -142,7 +142,7 @@ def _write_hub_files(
         given = {key: value for key, value in (kept.generation or {}).items() if value is not None}
         _write_json(staging / GENERATION, generation | given)
     write_bytes(staging / SHIM, SHIM_TEXT.encode())
-    if not (old / CARD).exists() or CARD in _own_files(old, ()):
+    if not os.path.lexists(old / CARD) or CARD in _own_files(old, ()):
         write_bytes(staging / CARD, card(spec, dtype, made_by).encode())
     _write_json(staging / CONFIG, config_document(spec, dtype, kept.config))
 
