@@ -11,7 +11,7 @@ from torch import nn
 
 import hybridgen as hg
 from hybridgen.checkpoint_files import is_remakable
-from hybridgen.hub.card import is_untouched
+from hybridgen.hub.seal import is_untouched
 from tests.checkpoint.tiny import listing, model, same
 
 IMAGES = {
@@ -178,10 +178,20 @@ def test_files_of_others_are_refused(tmp_path, name):
             hg.save(model(), tmp_path)
     else:
         hg.save(model(), tmp_path)
-        with pytest.raises(hg.CheckpointError, match=f"{name}: exists and was not written by hybridgen"):
+        with pytest.raises(hg.CheckpointError, match=f"holds {name}, not written by hybridgen"):
             save(model(), tmp_path)
         assert (tmp_path / name).read_text() == '{"model_type": "llama"}'
         assert same(hg.load(tmp_path), model())
+
+
+def test_a_document_of_ones_own_stands_in_the_way_of_the_own_format_alone(tmp_path):
+    save(model(), tmp_path)
+    (tmp_path / "config.yaml").write_text("mine")
+    save(model(seed=1), tmp_path)
+    with pytest.raises(hg.CheckpointError, match=r"holds config.yaml, not written by hybridgen"):
+        hg.save(model(), tmp_path)
+    assert (tmp_path / "config.yaml").read_text() == "mine"
+    assert same(hg.load(tmp_path), model(seed=1))
 
 
 def test_only_weights_that_a_command_made_are_replaced_unasked(tmp_path):
@@ -290,7 +300,7 @@ def test_damage_while_replacing_leaves_the_old_model(tmp_path, monkeypatch):
     out = tmp_path / "out"
     save(model(), out)
     before = {name: (out / name).read_bytes() for name in listing(out)}
-    monkeypatch.setattr("hybridgen.checkpoint_files.card", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("hybridgen.hub.card.card", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(hg.CheckpointError, match="cannot be written: disk full"):
         save(model(seed=1), out)
     assert {name: (out / name).read_bytes() for name in listing(out)} == before

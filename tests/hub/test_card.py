@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 import hybridgen as hg
-from hybridgen.hub import architecture, card
-from hybridgen.hub.card import is_untouched
+from hybridgen.hub import architecture
+from hybridgen.hub.card import card
+from hybridgen.hub.seal import is_untouched
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 PATHS = sorted(CONFIGS.glob("*.yaml"))

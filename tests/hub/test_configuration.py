@@ -174,8 +174,9 @@ def test_transformers_finds_nothing_to_install_in_the_shim(tmp_path: Path) -> No
 def test_the_part_needs_neither_torch_nor_transformers() -> None:
     code = (
         "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; import hybridgen.hub as hub, "
+        "hybridgen.hub.card as card, "
         f"hybridgen as hg; spec = hg.load_spec({str(CONFIGS / 'tiny-hybrid.yaml')!r}); "
-        "hub.config_document(spec, 'float32'); print(len(hub.card(spec, 'float32')))"
+        "hub.config_document(spec, 'float32'); print(len(card.card(spec, 'float32')))"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert int(done.stdout) > 1000, done.stderr
