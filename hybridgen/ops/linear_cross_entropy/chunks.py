@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hybridgen.errors import ShapeError
 
-LOGITS_BYTES = 64 << 20
+LOGITS_BYTES = 128 << 20
 """The most that the logits of a chunk of tokens take, in float32 or float64. There are two or three such tables."""
 _FEWEST_ROWS = 16
 
