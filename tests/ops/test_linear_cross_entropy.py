@@ -324,7 +324,7 @@ def test_autocast(dtype):
 @pytest.mark.parametrize("frozen", [False, True], ids=["trained", "frozen-head"])
 def test_memory_is_that_of_a_chunk_and_the_gradients(dtype, frozen, monkeypatch):
     monkeypatch.setattr(chunks, "LOGITS_BYTES", 1 << 20)
-    N, V, D = 1024, 8192, 16
+    N, V, D = 1024, 8192, 128
     hidden, weight, _, labels = make(N=N, V=V, D=D, dtype=dtype, bias=False)
     weight.requires_grad_(not frozen)
     inputs = [hidden] if frozen else [hidden, weight]
@@ -337,11 +337,12 @@ def test_memory_is_that_of_a_chunk_and_the_gradients(dtype, frozen, monkeypatch)
         with one_thread():
             return peak_bytes(call)
 
-    gradients = sum(t.numel() * (4 + dtype.itemsize) for t in inputs)
+    # Gradients that are not float32 are rounded from a float32 table.
+    gradients = sum(t.numel() * (4 if dtype == torch.float32 else 4 + dtype.itemsize) for t in inputs)
     ours, whole = training(linear_cross_entropy), training(full)
     assert whole > 2 * N * V * dtype.itemsize
-    assert ours < 2.5 * (1 << 20) + gradients
-    assert ours < whole / 5
+    assert ours < 1.6 * (1 << 20) + gradients
+    assert ours < whole / 4
 
 
 def test_memory_without_gradients(monkeypatch):

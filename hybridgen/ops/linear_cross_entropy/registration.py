@@ -104,6 +104,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
     # Not among the saved tensors, so that the backward pass can write to them and give them away.
     ctx.gradients = gradients
     ctx.mark_non_differentiable(*gradients)
+    ctx.set_materialize_grads(False)  # else autograd makes zeros as large as the weight, for outputs without a gradient
 
 
 def _backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Any, ...]:
