@@ -2,7 +2,7 @@
 
 128 Ki classes and 2048 tokens; the forward and backward pass to hidden states and weights. Candidates take turns in one
 process and medians are compared, so that a busy machine moves both; memory is the growth of the peak of a fresh
-process, the gradients included, of which the line below the table states the bytes. With --chunks, ours is timed with
+process; the line below the table states how much of it is gradients. With --chunks, ours is timed with
 other bounds of a chunk's logits instead.
 """
 
