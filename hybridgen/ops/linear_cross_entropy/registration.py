@@ -107,7 +107,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
     ctx.set_materialize_grads(False)  # else autograd makes zeros as large as the weight, for outputs without a gradient
 
 
-def _backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
+    if grad is None:
+        return (None,) * 11
     tensors = ctx.saved_tensors
     given, needed = zip(*((tensors[index], ctx.needs_input_grad[index]) for index in (0, 1, 3)), strict=True)
     gradients, ctx.gradients = ctx.gradients, None
