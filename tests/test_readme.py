@@ -37,17 +37,21 @@ def test_readme_is_short() -> None:
     assert len(README.splitlines()) <= 150
 
 
-def test_python_example_runs(config: Path) -> None:
-    (code,) = _blocks("python")
+def test_python_examples_run(config: Path) -> None:
+    own, transformers = _blocks("python")
     names: dict[str, object] = {}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(own, "README.md", "exec"), names)
     assert tuple(names["logits"].shape) == (1, 3, 1000)
+    assert tuple(names["ids"].shape) == (1, 11)
+    (command,) = [line for block in _blocks("sh") for line in block.splitlines() if "--format hf" in line]
+    assert _run(*shlex.split(command, comments=True)[1:]).returncode == 0
+    exec(compile(transformers, "README.md", "exec"), names)
     assert tuple(names["ids"].shape) == (1, 11)
 
 
 def test_commands_run(config: Path) -> None:
     blocks = [block for block in _blocks("sh") if "config.yaml" in block]
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for line in "".join(blocks).replace("\\\n", "").splitlines():
         program, *arguments = shlex.split(line, comments=True)
         assert program == "hybridgen"
