@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, StaticCache
+from transformers.cache_utils import CacheLayerMixin, DynamicCache, StaticCache
 
 from hybridgen.errors import ShapeError, UnsupportedError
 from hybridgen.model.backbone import Stack
@@ -39,30 +39,60 @@ class SharedState:
         return self.state.length - self.state.memory_tokens
 
     def prepare(self, stack: Stack, batch: int, length: int, like: tuple[torch.dtype, torch.device]) -> DecodingState:
-        """Returns the state with room for `length` more tokens of each row, made if there is none."""
+        """Returns the state with room for `length` more tokens of each row, made if there is none.
+
+        Raises:
+            ShapeError: If it is another model's, of another batch, or full.
+        """
         end = self.length + length
         if self.state is None:
             room = max(_FIRST_ROOM, end) if self.room is None else self.room
             self.state = make_state(stack, batch, room, like[0], device=like[1])
-        if self.room is None and end > self.state.max_seqlen - self.state.memory_tokens:
+        self._check(stack, batch)
+        if end <= self.state.max_seqlen - self.state.memory_tokens:
+            return self.state
+        if self.room is None:
             self.state.grow(max(end, 2 * self.state.max_seqlen))
+        elif any(bound is not None for bound in self.state.capacities()):
+            raise ShapeError(
+                f"the StaticCache has room for {self.room} tokens and holds {self.length}; {length} more do not fit: "
+                f"make it with a larger max_cache_len"
+            )
         return self.state
+
+    def _check(self, stack: Stack, batch: int) -> None:
+        assert self.state is not None, "called behind the making of it"
+        if self.state.model_key != stack.state_key:
+            raise ShapeError("past_key_values was filled by a model of another spec; give a new DynamicCache")
+        if self.state.is_busy:
+            raise ShapeError("an earlier call with past_key_values failed halfway; give a new cache, or reset() it")
+        if self.state.batch_size != batch:
+            raise ShapeError(
+                f"past_key_values holds {self.state.batch_size} rows, and the input has {batch}; give a new cache, or "
+                f"choose rows with batch_select_indices or batch_repeat_interleave"
+            )
 
 
 class StateLayer(CacheLayerMixin):
-    """One layer of a cache. The first one acts for all of them, as they share one state."""
+    """One layer of a cache. The first one acts for all of them, as they share one state.
+
+    Attributes:
+        shared: That state.
+        leads: Whether it is the first layer.
+        whole: Says which layers cannot take back tokens; None if all can.
+    """
 
     supports_early_init = False
     is_sliding = False
 
-    def __init__(self, shared: SharedState, leads: bool, can_crop: bool) -> None:
+    def __init__(self, shared: SharedState, leads: bool, whole: str | None) -> None:
         super().__init__()
-        self.shared, self.leads, self.can_crop = shared, leads, can_crop
+        self.shared, self.leads, self.whole = shared, leads, whole
 
     @property
     def is_croppable(self) -> bool:  # type: ignore[override]  # a class attribute there
         """Whether tokens can be taken back."""
-        return self.can_crop
+        return self.whole is None
 
     @property
     def batch_size(self) -> int:
@@ -89,9 +119,8 @@ class StateLayer(CacheLayerMixin):
         return self.shared.length + query_length, 0
 
     def reset(self) -> None:
-        """Forgets everything read."""
-        if self.leads and self.shared.state is not None:
-            self.shared.state.reset()
+        """Forgets everything read; the next call may be of another batch."""
+        self.shared.state = None
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Makes row i what row beam_idx[i] was."""
@@ -100,8 +129,7 @@ class StateLayer(CacheLayerMixin):
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeats every row."""
         if self.leads and self.shared.state is not None:
-            rows = torch.arange(self.shared.state.batch_size)
-            self.shared.state.select_rows(rows.repeat_interleave(repeats))
+            self.shared.state.select_rows(torch.arange(self.shared.state.batch_size).repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keeps these rows."""
@@ -111,13 +139,27 @@ class StateLayer(CacheLayerMixin):
     def crop(self, tokens_to_remove: int) -> None:
         """Takes back tokens.
 
+        Args:
+            tokens_to_remove: Their number, written negative; all, if fewer were read.
+
         Raises:
             UnsupportedError: If a layer's state is changed as a whole by every token.
+            ShapeError: If it is above 0.
         """
         if tokens_to_remove > 0:
             raise ShapeError(f"crop takes 0 or a negative number, the tokens to remove; given {tokens_to_remove}")
-        if self.leads and self.shared.state is not None and tokens_to_remove:
-            self.shared.state.truncate(max(0, self.shared.state.length + tokens_to_remove))
+        if not self.leads or self.shared.state is None or not tokens_to_remove:
+            return
+        length = self.shared.length + tokens_to_remove
+        if length <= 0:
+            self.reset()
+        elif self.whole is None:
+            self.shared.state.truncate(length + self.shared.state.memory_tokens)
+        else:
+            raise UnsupportedError(
+                f"crop takes tokens back, and {self.whole} cannot: every token changes their state as a whole; keep a "
+                f"copy.deepcopy of the cache from before"
+            )
 
     def offload(self) -> None:
         """Does nothing; see `state_of`, which refuses caches that are to be offloaded."""
@@ -131,13 +173,13 @@ def new_cache(config: Any) -> DynamicCache:
     return DynamicCache(config=config)
 
 
-def state_of(cache: Any, layers: int, can_crop: bool) -> SharedState:
+def state_of(cache: Any, layers: int, whole: str | None) -> SharedState:
     """Returns the state inside a cache, whose layers become ours if it is new.
 
     Args:
         cache: A `DynamicCache` or a `StaticCache`.
         layers: Layers of the model.
-        can_crop: Whether the model's states can take back tokens.
+        whole: See `StateLayer`.
 
     Raises:
         UnsupportedError: For other caches, or one that another model has filled.
@@ -146,22 +188,20 @@ def state_of(cache: Any, layers: int, can_crop: bool) -> SharedState:
         raise UnsupportedError(
             f"past_key_values must be a DynamicCache or a StaticCache of transformers; given {type(cache).__name__}"
         )
-    if cache.layers and isinstance(cache.layers[0], StateLayer):
-        return cache.layers[0].shared
-    if _is_filled(cache):
-        raise UnsupportedError("past_key_values was filled by another model; give a new DynamicCache")
     if cache.offloading:
         raise UnsupportedError("the states of hybridgen's models cannot be offloaded; give a cache without offloading")
+    if cache.layers and isinstance(cache.layers[0], StateLayer):
+        return cache.layers[0].shared
+    if any(_is_filled(layer) for layer in cache.layers):
+        raise UnsupportedError("past_key_values was filled by another model; give a new DynamicCache")
     room = cache.get_max_length() if isinstance(cache, StaticCache) else -1
     shared = SharedState(room if room >= 0 else None)
-    cache.layers = [StateLayer(shared, index == 0, can_crop) for index in range(layers)]
+    cache.layers = [StateLayer(shared, index == 0, whole) for index in range(layers)]
     cache.layer_class_to_replicate = None
     return shared
 
 
-def _is_filled(cache: Cache) -> bool:
-    for layer in cache.layers:
-        begun = getattr(layer, "has_previous_state", None)
-        if any(begun.values()) if isinstance(begun, dict) else getattr(layer, "is_initialized", False):
-            return True
-    return False
+def _is_filled(layer: Any) -> bool:
+    if isinstance(layer, CacheLayerMixin):
+        return int(layer.get_seq_length()) > 0
+    return any(getattr(layer, "has_previous_state", {}).values())

@@ -10,7 +10,7 @@ from hybridgen.errors import UnsupportedError
 from hybridgen.hub.architecture import layer_types
 from hybridgen.spec.ends import ClassifierHeadSpec, CodebooksInputSpec, LmHeadSpec, PatchesInputSpec, TokensInputSpec
 from hybridgen.spec.mixers import AttentionSpec
-from hybridgen.spec.model import ModelSpec
+from hybridgen.spec.model import LayerSpec, ModelSpec
 
 
 class HybridgenConfig(PreTrainedConfig):
@@ -167,16 +167,15 @@ class HybridgenConfig(PreTrainedConfig):
 
 def state_is_whole(spec: ModelSpec) -> bool:
     """Tells whether some layer's state is changed as a whole by every token, so that none can be taken back."""
-    return any(
-        layer.mixer is not None
-        and not (
-            isinstance(layer.mixer, AttentionSpec)
-            and layer.mixer.window is None
-            and not layer.mixer.d_conv
-            and not layer.mixer.selective
-        )
-        for layer in spec.backbone.layers
-    )
+    return any(mixer_is_whole(layer) for layer in spec.backbone.layers)
+
+
+def mixer_is_whole(layer: LayerSpec) -> bool:
+    """Tells whether every token changes a layer's state as a whole."""
+    mixer = layer.mixer
+    if isinstance(mixer, AttentionSpec):
+        return mixer.window is not None or bool(mixer.d_conv) or mixer.selective
+    return mixer is not None
 
 
 def dtype_of(config: PreTrainedConfig) -> torch.dtype:

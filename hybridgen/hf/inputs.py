@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hybridgen.errors import ShapeError, UnsupportedError
+from hybridgen.model.state import DecodingState
 
 
 class Arranged(NamedTuple):
@@ -29,7 +30,11 @@ class Arranged(NamedTuple):
 
 
 def arrange(
-    x: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, seq_idx: Tensor | None, seen: int
+    x: Tensor,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None,
+    seq_idx: Tensor | None,
+    state: DecodingState | None,
 ) -> Arranged:
     """Works out padding and packing.
 
@@ -41,37 +46,43 @@ def arrange(
         attention_mask: (B, seen + T) or (B, T), zero for padding.
         position_ids: (B, T) or (1, T); where they begin again, without padding, a new sequence begins.
         seq_idx: (B, T), the number of each token's sequence in packed rows.
-        seen: Tokens of each row that the cache holds.
+        state: What was read before; None for nothing.
 
     Raises:
         ShapeError: If the tensors do not fit each other.
         UnsupportedError: If mask or positions say what no state-space layer can follow.
     """
     batch, length = x.shape[:2]
-    mask = _own_part(attention_mask, batch, length, seen)
+    mask = _own_part(attention_mask, batch, length, state)
     if mask is None:
         if seq_idx is None and position_ids is not None and length > 1:
-            seq_idx = _packed(position_ids, batch, length)
+            seq_idx = _packed(position_ids, batch, length, state)
         return Arranged(x, None, seq_idx, None)
     if seq_idx is not None:
         raise ShapeError("give attention_mask with padding or seq_idx (packed rows), not both")
-    if not bool((mask[:, :-1] & ~mask[:, 1:]).any()):
+    if state is not None and state.length and not torch.compiler.is_compiling():
+        _check_begun(mask, state)
+    # A graph cannot depend on where padding stands, so there the tokens are sorted in any case.
+    if not torch.compiler.is_compiling() and not bool((mask[:, :-1] & ~mask[:, 1:]).any()):
         return Arranged(x, mask, None, None)
     order = mask.long().argsort(dim=1, stable=True)
     index = order if x.ndim == 2 else order[..., None]
     return Arranged(x.take_along_dim(index, dim=1), mask.gather(1, order), None, order.argsort(dim=1))
 
 
-def _own_part(attention_mask: Tensor | None, batch: int, length: int, seen: int) -> Tensor | None:
+def _own_part(attention_mask: Tensor | None, batch: int, length: int, state: DecodingState | None) -> Tensor | None:
     """Returns the mask of this call's tokens as booleans; None if all are real."""
     if attention_mask is None:
         return None
-    if not isinstance(attention_mask, Tensor) or attention_mask.ndim != 2:
-        given = tuple(attention_mask.shape) if isinstance(attention_mask, Tensor) else type(attention_mask).__name__
+    if not isinstance(attention_mask, Tensor) or attention_mask.ndim != 2 or attention_mask.is_floating_point():
+        given = type(attention_mask).__name__
+        if isinstance(attention_mask, Tensor):
+            given = f"{tuple(attention_mask.shape)} of {attention_mask.dtype}"
         raise UnsupportedError(
-            f"attention_mask must be of shape (batch, tokens), zero for padding: state-space layers cannot follow a "
-            f"mask per pair of tokens; given {given}"
+            f"attention_mask must be integers or booleans (batch, tokens), zero for padding: state-space layers cannot "
+            f"follow a mask per pair of tokens, nor one that is added to scores; given {given}"
         )
+    seen = 0 if state is None or not state.length else state.length - state.memory_tokens
     if attention_mask.shape[0] != batch or attention_mask.shape[1] not in (length, seen + length):
         raise ShapeError(
             f"attention_mask must be of shape ({batch}, {seen + length}), the tokens in the cache included; given "
@@ -80,22 +91,56 @@ def _own_part(attention_mask: Tensor | None, batch: int, length: int, seen: int)
     mask = attention_mask[:, attention_mask.shape[1] - length :].bool()
     if torch.compiler.is_compiling():
         return mask
+    if state is not None and seen and attention_mask.shape[1] > length and state.last_seq_idx is None:
+        _check_past(attention_mask[:, :seen].bool(), state)
     return None if bool(mask.all()) else mask
 
 
-def _packed(position_ids: Tensor, batch: int, length: int) -> Tensor | None:
+def _check_past(mask: Tensor, state: DecodingState) -> None:
+    """Refuses a mask that calls other tokens padding than were padding when the cache read them."""
+    padding = (~mask).sum(dim=1)
+    read_as = torch.zeros_like(padding) if state.starts is None else state.starts.to(padding.device)
+    wrong = padding != read_as
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0, 0])
+        raise UnsupportedError(
+            f"attention_mask has {int(padding[row])} padding tokens among those in the cache of row {row}, which was "
+            f"read with {int(read_as[row])}: what a state has read cannot be masked later; give the mask of before, "
+            f"or begin a new cache"
+        )
+
+
+def _check_begun(mask: Tensor, state: DecodingState) -> None:
+    """Refuses padding in a row that has begun: all rows of a state advance together."""
+    begun = True if state.starts is None else (state.starts < state.length).to(mask.device)[:, None]
+    wrong = (~mask & begun).any(dim=1)
+    if bool(wrong.any()):
+        raise UnsupportedError(
+            f"row {int(wrong.nonzero()[0, 0])} has padding among tokens that go on from a cache, whose rows advance "
+            f"together: give turns of different lengths with a cache of each row (batch_select_indices), or begin a "
+            f"new cache with the whole padded rows"
+        )
+
+
+def _packed(position_ids: Tensor, batch: int, length: int, state: DecodingState | None) -> Tensor | None:
     """Returns the number of each token's sequence where positions begin again; None where they do not."""
     if position_ids.ndim != 2 or position_ids.shape[1] != length or position_ids.shape[0] not in (1, batch):
         raise ShapeError(f"position_ids must be of shape ({batch}, {length}); given {tuple(position_ids.shape)}")
     if torch.compiler.is_compiling():
-        return None
+        # A graph cannot depend on whether there are breaks; nor can a state be told of them behind its beginning.
+        return None if state is not None else _numbers(position_ids.diff(dim=1) != 1, batch)
     breaks = position_ids.diff(dim=1) != 1
     if not bool(breaks.any()):
         return None
-    begins = torch.nn.functional.pad(breaks, (1, 0))
-    if bool((position_ids[begins] != 0).any()):
+    if state is not None and state.length:
+        raise UnsupportedError("position_ids begin again, and a cache goes on: give packed rows without a cache")
+    if bool((position_ids[:, 1:][breaks] != 0).any()):
         raise UnsupportedError(
             "position_ids must count up by one, from 0 again where a packed row's next sequence begins: state-space "
             "layers read tokens in their order"
         )
-    return begins.long().cumsum(dim=1).expand(batch, length)
+    return _numbers(breaks, batch)
+
+
+def _numbers(breaks: Tensor, batch: int) -> Tensor:
+    return torch.nn.functional.pad(breaks, (1, 0)).long().cumsum(dim=1).expand(batch, -1)

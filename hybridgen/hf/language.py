@@ -5,11 +5,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from hybridgen.hf.config import HybridgenConfig
+from hybridgen.hf.generation import HybridgenGenerationMixin
 from hybridgen.hf.modeling import HybridgenModel, HybridgenPreTrainedModel
 from hybridgen.layers.linear import Linear
 from hybridgen.layers.mixers.base import runs_as_written
@@ -18,7 +18,7 @@ from hybridgen.ops.linear_cross_entropy import linear_cross_entropy
 from hybridgen.spec.ends import LmHeadSpec
 
 
-class HybridgenForCausalLM(HybridgenPreTrainedModel, GenerationMixin):
+class HybridgenForCausalLM(HybridgenPreTrainedModel, HybridgenGenerationMixin):
     """A language model with the methods of transformers, `generate` among them.
 
     A configuration whose spec has another head gets a new `lm_head` of its own.
@@ -128,11 +128,6 @@ class HybridgenForCausalLM(HybridgenPreTrainedModel, GenerationMixin):
             logits = self._logits(hidden).float()
             loss = nn.functional.cross_entropy(logits, labels, ignore_index=ignore_index, reduction=reduction)
         return loss if items is None else loss / (items.to(loss.device) if isinstance(items, Tensor) else items)
-
-    @staticmethod
-    def create_masks_for_generate(attention_mask: Tensor | None = None, **_: Any) -> Tensor | None:
-        """Returns the mask of `generate` as it is: our layers read no mask per pair of tokens."""
-        return attention_mask
 
 
 def _kept(hidden: Tensor, logits_to_keep: int | Tensor) -> Tensor:

@@ -15,8 +15,8 @@ from transformers.utils.generic import can_return_tuple
 from hybridgen.errors import ShapeError, UnsupportedError
 from hybridgen.hf.attention import Attending
 from hybridgen.hf.cache import SharedState, new_cache, state_of
-from hybridgen.hf.config import HybridgenConfig, state_is_whole
-from hybridgen.hf.inputs import arrange
+from hybridgen.hf.config import HybridgenConfig, mixer_is_whole, state_is_whole
+from hybridgen.hf.inputs import Arranged, arrange
 from hybridgen.hub.shim import SHIM, SHIM_TEXT
 from hybridgen.integrations.liger import apply_to_new
 from hybridgen.layers.linear import Initialised
@@ -25,7 +25,7 @@ from hybridgen.layers.mixers.base import MixerState
 from hybridgen.layers.mixers.residual_attention import ResidualAttention
 from hybridgen.layers.span import Span
 from hybridgen.model.backbone import Stack
-from hybridgen.model.reading import read
+from hybridgen.model.reading import Reading, read
 from hybridgen.spec.model import ModelSpec
 
 Layers = Sequence[MixerState | None] | None
@@ -143,7 +143,9 @@ class HybridgenModel(HybridgenPreTrainedModel, Stack):
             inputs_embeds: (B, T, D) what is read instead of the embeddings of `input_ids`.
             use_cache: Whether to return a cache; None is the configuration's `use_cache`, and False in training.
             output_hidden_states: Whether to return the streams in front of the layers and the hidden states at the end.
-            output_attentions: Whether to return the weights of softmax attention; needs `attn_implementation="eager"`.
+            output_attentions: Whether to return the weights (B, H, T, S) of each layer of plain softmax attention, and
+                of no other; needs `attn_implementation="eager"`. S counts the keys that the layer holds: under a window
+                not all, and memory tokens too, which stand before each row's first real token.
             seq_idx: (B, T) integers, the number of each token's sequence in packed rows.
             **kwargs: Left alone: what other libraries hand through.
 
@@ -153,10 +155,10 @@ class HybridgenModel(HybridgenPreTrainedModel, Stack):
         """
         x = self._input(input_ids, inputs_embeds)
         cache, shared = self._cache(past_key_values, use_cache)
-        given = arrange(x, attention_mask, position_ids, seq_idx, 0 if shared is None else shared.length)
         state = None
         if shared is not None:
             state = shared.prepare(self, x.shape[0], x.shape[1], (self.norm_f.weight.dtype, x.device))
+        given = arrange(x, attention_mask, position_ids, seq_idx, state)
         streams: list[Tensor] = []
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         weights = self._recorded(self.config.output_attentions if output_attentions is None else output_attentions)
@@ -178,8 +180,18 @@ class HybridgenModel(HybridgenPreTrainedModel, Stack):
             last_hidden_state=hidden,
             past_key_values=cache,
             hidden_states=(*(given.restored(reading.own(one)) for one in streams), hidden) if wanted else None,
-            attentions=None if weights is None else tuple(weights),
+            attentions=None if weights is None else tuple(self._in_order(one, given, reading) for one in weights),
         )
+
+    def _in_order(self, weights: Tensor, given: Arranged, reading: Reading) -> Tensor:
+        """Returns weights (B, H, T, S) of attention with the queries, and this call's keys, in the caller's order."""
+        heads, places = weights.shape[1], given.places
+        rows = given.restored(reading.own(weights.transpose(1, 2).flatten(2)))
+        weights = rows.unflatten(2, (heads, -1)).transpose(1, 2)
+        if places is None or self.memory_count:
+            return weights
+        earlier, own = weights.tensor_split([weights.shape[3] - places.shape[1]], dim=3)
+        return torch.cat((earlier, own.take_along_dim(places[:, None, None], dim=3)), dim=3)
 
     def _input(self, ids: Tensor | None, embeddings: Tensor | None) -> Tensor:
         if (ids is None) == (embeddings is None):
@@ -212,9 +224,17 @@ class HybridgenModel(HybridgenPreTrainedModel, Stack):
             if not self.has_state:
                 raise UnsupportedError("layers that see later tokens have no decoding state: write use_cache=False")
             cache = new_cache(self.config)
-        if cache is None:
-            return None, None
-        return cache, state_of(cache, len(self.layers), self.can_crop)
+        return cache, None if cache is None else self.shared_state(cache)
+
+    def shared_state(self, cache: Any) -> SharedState:
+        """Returns the state inside a cache of transformers, whose layers become ours if it is new."""
+        return state_of(cache, len(self.layers), None if self.can_crop else self.whole_layers())
+
+    def whole_layers(self) -> str:
+        """Names the layers of whose state no token can be taken back."""
+        whole = [(index, layer.mixer) for index, layer in enumerate(self.spec.backbone.layers) if mixer_is_whole(layer)]
+        kinds = ", ".join(dict.fromkeys(mixer.type for _, mixer in whole if mixer is not None))
+        return f"layers {', '.join(str(index) for index, _ in whole)} ({kinds})"
 
     def _recorded(self, wanted: bool | None) -> list[Tensor] | None:
         """Begins to record the weights of attention, if they are wanted."""
