@@ -117,6 +117,7 @@ def test_flex_attention_agrees(kind, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
 def test_compiled_flex_attention_agrees_and_says_that_it_has_no_backward_on_the_cpu():
     torch.compiler.reset()
     tokens, mask = ids(LENGTH), padded()
