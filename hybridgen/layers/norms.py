@@ -59,6 +59,19 @@ class Norm(nn.Module):
         return add_norm(x, residual, self.weight, self.bias, self.eps, self.kind, self.offset, total_dtype)
 
 
+class QueryKeyNorm(Norm):
+    """The norm of queries or keys: of one tensor, with nothing to add, so that kernels of other libraries fit it."""
+
+    def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:  # type: ignore[override]
+        """Normalises the last axis, and returns it in the weight's dtype."""
+        return norm(x, None, self.weight, self.bias, self.eps, self.kind, self.offset)
+
+    @property
+    def variance_epsilon(self) -> float:
+        """What those kernels call `eps`."""
+        return self.eps
+
+
 class GatedRmsNorm(nn.Module):
     """RMS norm over each of G equal groups of channels, together with a gate, as Mamba-2 has before out_proj.
 

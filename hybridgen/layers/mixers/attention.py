@@ -15,7 +15,7 @@ from hybridgen.layers.carry import Carry, Chooser, SelectionCarry
 from hybridgen.layers.kv_cache import AttentionState
 from hybridgen.layers.linear import BranchOutput, DepthwiseConv1d, Linear
 from hybridgen.layers.mixers.base import Mixer, MixerState, before, is_single_step, plain_span
-from hybridgen.layers.norms import Norm
+from hybridgen.layers.norms import QueryKeyNorm
 from hybridgen.layers.rotary import apply_rotary
 from hybridgen.layers.selection import Choice, select_and_remember
 from hybridgen.layers.selection_memory import active_memory
@@ -74,8 +74,8 @@ class Attention(Mixer):
         if spec.qk_norm != "none":
             full = spec.qk_norm == "full"
             rms = NormSpec(type="rms", eps=norm.eps, unit_offset=norm.unit_offset)
-            self.q_norm = Norm(rms, q_dim if full else self.head_dim)
-            self.k_norm = Norm(rms, kv_dim if full else self.head_dim)
+            self.q_norm = QueryKeyNorm(rms, q_dim if full else self.head_dim)
+            self.k_norm = QueryKeyNorm(rms, kv_dim if full else self.head_dim)
         if values == "learned" and not is_first:
             self.v_mix_proj = Linear(d_model, self.kv_heads, bias=True)
         if spec.sink:

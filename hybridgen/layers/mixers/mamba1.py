@@ -66,6 +66,10 @@ class DtProjection(nn.Linear):
         super().__init__(dt_rank, d_inner)
         self.spec = spec
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps the last axis, without the bias: the scan adds it in float32."""
+        return linear(x, self.weight)
+
     def initial_value(self, name: str, generator: torch.Generator) -> Tensor:
         """Returns the starting value: a weight that keeps the variance, a bias that spreads dt over its range."""
         if name == "bias":
@@ -193,7 +197,7 @@ class Mamba1(Mixer):
             and runs_as_written(x_proj, Linear)
             and runs_as_written(out_proj, BranchOutput)
             and type(conv) is DepthwiseConv1d
-            and type(dt_proj) is DtProjection
+            and runs_as_written(dt_proj, DtProjection)
         ):
             return None
         in_weights, conv_weights, out_weights = weights_of(in_proj), weights_of(conv), weights_of(out_proj)
@@ -226,7 +230,7 @@ class Mamba1(Mixer):
     def _dt_b_c(self, value: Float[Tensor, "B T C"], suffix: str = "") -> tuple[Tensor, Tensor, Tensor]:
         """Returns dt (B, T, C) before its bias, B and C (B, T, N), by the projections whose names end so."""
         dt, B, C = self._low_dt_b_c(value, suffix)
-        return linear(dt, getattr(self, f"dt_proj{suffix}").weight), B, C
+        return getattr(self, f"dt_proj{suffix}")(dt), B, C
 
     def _low_dt_b_c(self, value: Float[Tensor, "B T C"], suffix: str) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the same with dt (B, T, dt_rank) before its weight."""

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hybridgen.layers.linear import DepthwiseConv1d, Linear, uniform
-from hybridgen.layers.mixers.base import MixerState, layer_scaled, plain_span
+from hybridgen.layers.mixers.base import MixerState, layer_scaled, plain_span, runs_as_written
 from hybridgen.layers.mixers.directions import (
     Direction,
     NonCausal,
@@ -105,7 +105,8 @@ class ScansMamba1(NonCausal, Mamba1):
 
     def _one_call_refusal(self, z: Tensor) -> str | None:
         projections = [getattr(self, f"dt_proj{direction.proj}") for direction in self.directions]
-        if not all(isinstance(projection, DtProjection) for projection in projections):
+        if not all(runs_as_written(one, DtProjection) or runs_as_written(one, BackwardDtProjection)
+                   for one in projections):  # fmt: skip
             return "the map from the dt bottleneck was replaced"
         parameters = [projection.bias for projection in projections]
         for direction in self.directions:
