@@ -15,6 +15,7 @@ except ImportError as error:
 from hybridgen.hf.classification import HybridgenForImageClassification as HybridgenForImageClassification
 from hybridgen.hf.classification import HybridgenForSequenceClassification as HybridgenForSequenceClassification
 from hybridgen.hf.config import HybridgenConfig as HybridgenConfig
+from hybridgen.hf.kernels import offer_kernels as _offer_kernels
 from hybridgen.hf.language import HybridgenForCausalLM as HybridgenForCausalLM
 from hybridgen.hf.modeling import HybridgenModel as HybridgenModel
 from hybridgen.hf.modeling import HybridgenPreTrainedModel as HybridgenPreTrainedModel
@@ -38,4 +39,5 @@ _transformers.AutoModelForCausalLM.register(HybridgenConfig, HybridgenForCausalL
 _transformers.AutoModelForSequenceClassification.register(HybridgenConfig, HybridgenForSequenceClassification)
 _transformers.AutoModelForImageClassification.register(HybridgenConfig, HybridgenForImageClassification)
 
+_offer_kernels()
 _liger.register()

@@ -16,9 +16,9 @@ from hybridgen.spec.ends import ClassifierHeadSpec, PatchesInputSpec
 
 
 def _with_classifier(config: HybridgenConfig) -> HybridgenConfig:
-    """Returns a configuration whose spec has a classifier of `num_labels` classes."""
+    """Returns a configuration whose spec has a classifier of `num_labels` classes; with 0 it says the pooled states."""
     head = config.resolved().head
-    if isinstance(head, ClassifierHeadSpec) and head.num_classes in (0, config.num_labels):
+    if isinstance(head, ClassifierHeadSpec) and head.num_classes == config.num_labels:
         return config
     document = config.resolved().document()
     kept = head.model_dump(mode="json") if isinstance(head, ClassifierHeadSpec) else {"type": "classifier"}
@@ -39,7 +39,8 @@ class HybridgenForSequenceClassification(HybridgenPreTrainedModel):
             raise UnsupportedError("this spec reads images; use HybridgenForImageClassification")
         self.head_spec = cast(ClassifierHeadSpec, spec.head)
         self.backbone = HybridgenModel(config)
-        self.head = Classifier(config.hidden_size, self.head_spec.num_classes, bias=self.head_spec.bias)
+        classes = self.head_spec.num_classes
+        self.head = Classifier(config.hidden_size, classes, bias=self.head_spec.bias) if classes else None
         self.post_init()
 
     @can_return_tuple

@@ -3,7 +3,6 @@
 import copy
 from typing import Any, ClassVar
 
-import torch
 from transformers import PreTrainedConfig
 
 from hybridgen.errors import UnsupportedError
@@ -24,6 +23,9 @@ class HybridgenConfig(PreTrainedConfig):
         use_cache: Whether a call outside of training returns a cache.
     """
 
+    # What `resolved` keeps is no field: it stands outside of what is compared, and written to config.json.
+    __slots__ = ("_resolved",)
+
     model_type: ClassVar[str] = "hybridgen"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
     # Only the layers; what stands around them is whole on every device.
@@ -36,15 +38,41 @@ class HybridgenConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.spec = self.resolved().document()
+        self.spec = self.spec
         kwargs.pop("hybridgen_version", None)
         head = self.resolved().head
-        if isinstance(head, ClassifierHeadSpec) and head.num_classes and self.id2label is None:
+        if isinstance(head, ClassifierHeadSpec) and self.id2label is None:
             kwargs.setdefault("num_labels", head.num_classes)
-        for derived in ("hidden_size", "num_hidden_layers", "layer_types", "num_attention_heads"):
-            if derived in kwargs and kwargs.pop(derived) != getattr(self, derived):
-                raise UnsupportedError(f"{derived} stands in the spec and cannot be given beside it; change the spec")
         super().__post_init__(**kwargs)
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        """Sets a field; a spec is checked and resolved, and what it holds is refused beside it.
+
+        Raises:
+            SpecError: If the document is not a valid spec.
+            UnsupportedError: If transformers has no words for the model, or the value is not the spec's.
+        """
+        if key == "spec":
+            spec = ModelSpec.model_validate(_SMALLEST if value is None else value)
+            if isinstance(spec.input, CodebooksInputSpec):
+                raise UnsupportedError(
+                    f"{spec.name or 'the model'}: no class of transformers reads codes; use hg.build or hg.load"
+                )
+            value = spec.document()
+            # A copy, to notice when somebody changes the document in place.
+            super().__setattr__("_resolved", (copy.deepcopy(value), spec))
+        elif key in _DERIVED:
+            if value != getattr(self, key):
+                raise UnsupportedError(
+                    f"{key} stands in the spec, as {getattr(self, key)!r}, and cannot be {value!r} beside it; change "
+                    f"the spec"
+                )
+            return
+        super().__setattr__(key, value)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Does nothing: directories of ours hold a file that imports this package, not a copy of one file of it."""
 
     @classmethod
     def from_spec(cls, spec: ModelSpec, **kwargs: Any) -> "HybridgenConfig":
@@ -57,24 +85,20 @@ class HybridgenConfig(PreTrainedConfig):
         Raises:
             SpecError: If `spec` is no valid document.
         """
-        document = _SMALLEST if self.spec is None else self.spec
-        # Outside of the fields, of which each is written to config.json.
-        cached: tuple[dict[str, Any], ModelSpec] | None = self.__dict__.get("_cached")
-        if cached is None or cached[0] != document:
-            cached = self.__dict__["_cached"] = (copy.deepcopy(document), ModelSpec.model_validate(document))
-        return cached[1]
+        if self._resolved[0] != self.spec:
+            self.spec = self.spec
+        spec: ModelSpec = self._resolved[1]
+        return spec
 
     def with_spec(self, document: dict[str, Any]) -> "HybridgenConfig":
         """Returns a copy with another spec."""
         other = copy.deepcopy(self)
-        other.spec = ModelSpec.model_validate(document).document()
+        other.spec = document
         return other
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what config.json holds, the spec resolved."""
-        everything: dict[str, Any] = super().to_dict()
-        everything.pop("_cached", None)
-        return everything | {"spec": self.resolved().document()}
+        return super().to_dict() | {"spec": self.resolved().document()}
 
     @property
     def hidden_size(self) -> int:
@@ -107,7 +131,7 @@ class HybridgenConfig(PreTrainedConfig):
         if document["input"]["type"] != "tokens":
             raise UnsupportedError("vocab_size can be set where the model reads tokens (input: {type: tokens}) only")
         document["input"] |= {"vocab_size": size, "pad_vocab_size_multiple": 1}
-        self.spec = ModelSpec.model_validate(document).document()
+        self.spec = document
 
     @property
     def tie_word_embeddings(self) -> bool:
@@ -120,7 +144,7 @@ class HybridgenConfig(PreTrainedConfig):
         document = self.resolved().document()
         if value != self.tie_word_embeddings and document["head"]["type"] == "lm":
             document["head"]["tie_embeddings"] = value
-            self.spec = ModelSpec.model_validate(document).document()
+            self.spec = document
 
     @property
     def initializer_range(self) -> float:
@@ -178,10 +202,19 @@ def mixer_is_whole(layer: LayerSpec) -> bool:
     return mixer is not None
 
 
-def dtype_of(config: PreTrainedConfig) -> torch.dtype:
-    """Returns the dtype that a configuration names; float32 where it names none."""
-    return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
-
+_DERIVED = (
+    "hidden_size",
+    "num_hidden_layers",
+    "layer_types",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "sliding_window",
+    "initializer_range",
+    "image_size",
+    "num_channels",
+)
+"""What is worked out of the spec, and can be given beside it only as it is."""
 
 _SMALLEST = {
     "backbone": {"d_model": 8, "n_layer": 1, "ssm": {"d_state": 8}},

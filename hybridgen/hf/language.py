@@ -11,11 +11,12 @@ from transformers.utils.generic import can_return_tuple
 from hybridgen.hf.config import HybridgenConfig
 from hybridgen.hf.generation import HybridgenGenerationMixin
 from hybridgen.hf.modeling import HybridgenModel, HybridgenPreTrainedModel
+from hybridgen.hub.configuration import generation_document
 from hybridgen.layers.linear import Linear
 from hybridgen.layers.mixers.base import runs_as_written
 from hybridgen.model.model import finished_logits
 from hybridgen.ops.linear_cross_entropy import linear_cross_entropy
-from hybridgen.spec.ends import LmHeadSpec
+from hybridgen.spec.ends import LmHeadSpec, TokensInputSpec
 
 
 class HybridgenForCausalLM(HybridgenPreTrainedModel, HybridgenGenerationMixin):
@@ -39,6 +40,8 @@ class HybridgenForCausalLM(HybridgenPreTrainedModel, HybridgenGenerationMixin):
         self._is_stateful = self.backbone._is_stateful
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=self.head_spec.bias)
         self.linear_cross_entropy: Callable[..., Tensor] = linear_cross_entropy
+        generation = generation_document(config.resolved()) or {}
+        self.generation_config.suppress_tokens = generation.get("suppress_tokens")
         self.post_init()
 
     @can_return_tuple
@@ -101,6 +104,18 @@ class HybridgenForCausalLM(HybridgenPreTrainedModel, HybridgenGenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Changes the number of rows of the embedding table and of the head; see `PreTrainedModel`."""
+        before = self.spec
+        table: nn.Embedding = super().resize_token_embeddings(*args, **kwargs)
+        if self.spec is not before and self.generation_config.suppress_tokens:
+            # Rows that only padded the table were not to be picked; they are tokens now.
+            source = cast(TokensInputSpec, before.input)
+            padding = range(source.vocab_size, source.padded_vocab_size())
+            kept = [token for token in self.generation_config.suppress_tokens if token not in padding]
+            self.generation_config.suppress_tokens = kept or None
+        return table
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return finished_logits(self.lm_head(hidden), self.head_spec)

@@ -17,6 +17,8 @@ from hybridgen.hf.attention import Attending
 from hybridgen.hf.cache import SharedState, new_cache, state_of
 from hybridgen.hf.config import HybridgenConfig, mixer_is_whole, state_is_whole
 from hybridgen.hf.inputs import Arranged, arrange
+from hybridgen.hub.architecture import AUTO_CLASSES
+from hybridgen.hub.configuration import auto_map
 from hybridgen.hub.shim import SHIM, SHIM_TEXT
 from hybridgen.integrations.liger import apply_to_new
 from hybridgen.layers.linear import Initialised
@@ -91,8 +93,13 @@ class HybridgenPreTrainedModel(PreTrainedModel):
         self, save_directory: Any, is_main_process: bool = True, **kwargs: Any
     ) -> None:
         """Saves the model as transformers does, and beside it the file that `trust_remote_code=True` needs."""
+        name = type(self).__name__
+        is_ours = name in AUTO_CLASSES
+        if is_ours:
+            self.config.auto_map = auto_map(name)
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
-        if is_main_process and getattr(self.config, "auto_map", None):
+        # With adapters loaded, they alone are saved.
+        if is_main_process and is_ours and not getattr(self, "_hf_peft_config_loaded", False):
             (Path(save_directory) / SHIM).write_text(SHIM_TEXT, encoding="utf-8")
 
 

@@ -20,6 +20,12 @@ def is_hub_config(config: Mapping[str, Any] | None) -> bool:
     return config is not None and config.get("model_type") == MODEL_TYPE and "spec" in config and "format" not in config
 
 
+def auto_map(name: str) -> dict[str, str]:
+    """Returns where `trust_remote_code=True` finds the classes of a directory whose model is of the class `name`."""
+    classes = {"AutoConfig": "HybridgenConfig", "AutoModel": BASE, AUTO_CLASSES[name]: name}
+    return {auto: f"{SHIM_MODULE}.{ours}" for auto, ours in classes.items()}
+
+
 def config_document(spec: ModelSpec, dtype: str, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Returns what config.json holds.
 
@@ -35,14 +41,13 @@ def config_document(spec: ModelSpec, dtype: str, settings: Mapping[str, Any] | N
         UnsupportedError: If transformers has no class for such a model.
     """
     name = architecture(spec)
-    autos = {"AutoConfig": "HybridgenConfig", "AutoModel": BASE, AUTO_CLASSES[name]: name}
     known = {key: value for key, value in (settings or {}).items() if key in SETTINGS and value is not None}
     labels = {key: known.pop(key, None) for key in LABELS}
     return {
         "architectures": [name],
         "model_type": MODEL_TYPE,
         "dtype": dtype,
-        "auto_map": {auto: f"{SHIM_MODULE}.{ours}" for auto, ours in autos.items()},
+        "auto_map": auto_map(name),
         "hybridgen_version": __version__,
         "tie_word_embeddings": isinstance(spec.head, LmHeadSpec) and spec.head.tie_embeddings,
         **_labels(spec, labels["id2label"]),
