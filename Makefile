@@ -72,9 +72,10 @@ bench: setup ## Measure the operators and whole models against their peers (abou
 	$(BIN)/python scripts/bench_vision.py
 	$(BIN)/python scripts/bench_linear_cross_entropy.py
 
-bench-start: setup ## Measure the cold start, and building, saving and loading the 1.6 B Zonos hybrid
+bench-start: setup ## Measure the cold start, and building, saving and loading the 1.6 B Zonos hybrid, by transformers too
 	$(BIN)/python scripts/bench_startup.py
 	$(BIN)/python scripts/bench_build.py
+	$(BIN)/python scripts/bench_loading.py
 
 bench-sweeps: setup ## Measure sweeps: a thousand costs, what a worker adds to a job, and Hydra's launchers beside ours
 	$(BIN)/python scripts/bench_sweeps.py
