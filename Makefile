@@ -70,6 +70,7 @@ bench: setup ## Measure the operators and whole models against their peers (abou
 	$(BIN)/python scripts/bench_model.py
 	$(BIN)/python scripts/bench_selective.py
 	$(BIN)/python scripts/bench_vision.py
+	$(BIN)/python scripts/bench_linear_cross_entropy.py
 
 bench-start: setup ## Measure the cold start, and building, saving and loading the 1.6 B Zonos hybrid
 	$(BIN)/python scripts/bench_startup.py

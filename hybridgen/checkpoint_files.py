@@ -19,8 +19,8 @@ from hybridgen import __version__
 from hybridgen.atomic import replaced_directory, settled
 from hybridgen.errors import CheckpointError
 from hybridgen.hub.architecture import architecture
-from hybridgen.hub.card import CARD, card, is_untouched
 from hybridgen.hub.configuration import GENERATION, SETTINGS, config_document, generation_document, is_hub_config
+from hybridgen.hub.seal import CARD, is_untouched
 from hybridgen.hub.shim import SHIM, SHIM_TEXT
 from hybridgen.json_file import read_json
 from hybridgen.spec import ModelSpec
@@ -136,13 +136,15 @@ def _record(
 def _write_hub_files(
     staging: Path, old: Path, spec: ModelSpec, dtype: str, made_by: str | None, settings: Settings | None
 ) -> None:
+    from hybridgen.hub.card import card  # with the words of pictures, which a load has no need of
+
     kept = settings or _kept_settings(old, spec)
     generation = generation_document(spec)
     if generation is not None:
         given = {key: value for key, value in (kept.generation or {}).items() if value is not None}
         _write_json(staging / GENERATION, generation | given)
     write_bytes(staging / SHIM, SHIM_TEXT.encode())
-    if not (old / CARD).exists() or CARD in _own_files(old, ()):
+    if not os.path.lexists(old / CARD) or CARD in _own_files(old, ()):
         write_bytes(staging / CARD, card(spec, dtype, made_by).encode())
     _write_json(staging / CONFIG, config_document(spec, dtype, kept.config))
 
@@ -233,9 +235,9 @@ def _is_our_card(path: Path) -> bool:
 
 
 def _refuse_foreign(directory: Path, format: str) -> None:
-    if saved_format(_read_config(directory)) is not None:
-        return
-    foreign = sorted(name for name in os.listdir(directory) if _is_shared(name) or name in _OWN[format])
+    own = _own_files(directory, ())
+    names = (name for name in os.listdir(directory) if _is_shared(name) or name in _OWN[format])
+    foreign = sorted(name for name in names if name not in own)
     if foreign:
         raise CheckpointError(
             f"{directory}: holds {', '.join(foreign[:4])}, not written by hybridgen; move it, or name another directory"

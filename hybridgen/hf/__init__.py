@@ -20,6 +20,7 @@ from hybridgen.hf.modeling import HybridgenModel as HybridgenModel
 from hybridgen.hf.modeling import HybridgenPreTrainedModel as HybridgenPreTrainedModel
 from hybridgen.hf.wrapping import unwrap as unwrap
 from hybridgen.hf.wrapping import wrap as wrap
+from hybridgen.integrations import liger as _liger
 
 __all__ = [
     "HybridgenConfig",
@@ -36,3 +37,5 @@ _transformers.AutoModel.register(HybridgenConfig, HybridgenModel)
 _transformers.AutoModelForCausalLM.register(HybridgenConfig, HybridgenForCausalLM)
 _transformers.AutoModelForSequenceClassification.register(HybridgenConfig, HybridgenForSequenceClassification)
 _transformers.AutoModelForImageClassification.register(HybridgenConfig, HybridgenForImageClassification)
+
+_liger.register()

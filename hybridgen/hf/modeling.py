@@ -18,6 +18,7 @@ from hybridgen.hf.cache import SharedState, new_cache, state_of
 from hybridgen.hf.config import HybridgenConfig, state_is_whole
 from hybridgen.hf.inputs import arrange
 from hybridgen.hub.shim import SHIM, SHIM_TEXT
+from hybridgen.integrations.liger import apply_to_new
 from hybridgen.layers.linear import Initialised
 from hybridgen.layers.mixers.attention import Attention
 from hybridgen.layers.mixers.base import MixerState
@@ -60,6 +61,11 @@ class HybridgenPreTrainedModel(PreTrainedModel):
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
         """Does nothing: directories of ours hold a file that imports this package, not a copy of one file of it."""
+
+    def post_init(self) -> None:
+        """Ends the making of a model: as in transformers, and with the kernels that Liger was asked for before it."""
+        super().post_init()
+        apply_to_new(self)
 
     def _init_weights(self, module: nn.Module) -> None:
         if not isinstance(module, Initialised):

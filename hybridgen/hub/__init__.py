@@ -2,6 +2,5 @@
 
 from hybridgen.hub.architecture import architecture as architecture
 from hybridgen.hub.architecture import layer_types as layer_types
-from hybridgen.hub.card import card as card
 from hybridgen.hub.configuration import config_document as config_document
 from hybridgen.hub.configuration import generation_document as generation_document

@@ -1,20 +1,16 @@
 """The model card, README.md: what the model is, what it costs, how to open it."""
 
-import hashlib
-import re
 from collections.abc import Iterator, Sequence
 
 from hybridgen.costs import ModelCost, cost
 from hybridgen.drawing.words import branches, head_words, input_words, place_words, short, subtitle
 from hybridgen.hub.architecture import AUTO_CLASSES, CAUSAL_LM, IMAGE_CLASSIFICATION, architecture
+from hybridgen.hub.seal import sealed
 from hybridgen.hub.shim import INSTALL
 from hybridgen.spec import ClassifierHeadSpec, ModelSpec, PatchesInputSpec, TokensInputSpec
 from hybridgen.spec.pattern import expand_pattern
 from hybridgen.spec.yaml_output import to_yaml
 
-CARD = "README.md"
-
-_SEAL = re.compile(r"\n<!-- hybridgen wrote this card; sha256 of the text above: ([0-9a-f]{64}) -->\n\Z")
 _ORIGINS = {
     "build": "The weights are freshly initialised; nothing has trained them.",
     "import": "`hybridgen import` turned the weights into this form; how they were trained is not recorded here.",
@@ -42,18 +38,7 @@ def card(spec: ModelSpec, dtype: str, made_by: str | None = None) -> str:
         f"## Training\n\n{_ORIGINS[made_by]}\n",
         f"## Configuration\n\n```yaml\n{to_yaml(spec.document())}```\n",
     ]
-    text = "\n".join(sections)
-    return f"{text}\n<!-- hybridgen wrote this card; sha256 of the text above: {_hash(text)} -->\n"
-
-
-def is_untouched(text: str) -> bool:
-    """Tells whether a card is one that `card` wrote, and that nobody has changed since."""
-    seal = _SEAL.search(text)
-    return seal is not None and _hash(text[: seal.start()]) == seal[1]
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sealed("\n".join(sections))
 
 
 def _front_matter(spec: ModelSpec) -> str:

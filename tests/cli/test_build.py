@@ -1,6 +1,7 @@
 """`hybridgen build`."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,29 @@ def test_options_are_checked_before_anything_is_built(hybridgen: Program, option
     result = hybridgen("build", TINY, "--dry-run", *options)
     assert (result.status, result.out) == (2, "")
     assert options[1] in result.err
+
+
+def test_a_directory_of_hugging_face_is_built_and_built_again(hybridgen: Program, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = hybridgen("build", TINY, "-o", out, "--format", "hf", "--dtype", "bfloat16", "--max-shard-size", "300KB")
+    assert (first.status, first.err) == (0, "")
+    assert not (out / "config.yaml").exists()
+    assert (out / "model.safetensors.index.json").exists()
+    assert str(hg.load(out).dtype) == "torch.bfloat16"
+    assert hybridgen("build", TINY, "-o", out).status == 0
+    assert (out / "config.yaml").exists()
+    assert hybridgen("build", TINY, "-o", out, "--format", "hf").status == 0
+    hg.save(hg.load(out), out, format="hf")
+    refused = hybridgen("build", TINY, "-o", out)
+    assert (refused.status, refused.out) == (2, "")
+    assert "holds a model that was saved from Python" in refused.err
+    assert hybridgen("build", TINY, "-o", out, "--format", "hf", "--overwrite").status == 0
+
+
+def test_models_that_transformers_has_no_class_for_are_refused_before_they_are_built(
+    hybridgen: Program, document: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = document("input: {type: codebooks, n_codebooks: 2, vocab_size: 9}\nbackbone: {d_model: 16, n_layer: 1}\n")
+    result = hybridgen("build", path, "-o", tmp_path / "out", "--format", "hf", "--dry-run")
+    assert (result.status, result.out) == (2, "")
+    assert "no class of transformers reads codes" in result.err

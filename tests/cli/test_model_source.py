@@ -165,3 +165,66 @@ def test_files_that_hold_no_json_object_are_worded(hybridgen: Program, tmp_path:
         assert (result.status, result.out) == (2, "")
         assert "config.json" in result.err
         assert "Traceback" not in result.err
+
+
+@pytest.fixture
+def hub(hybridgen: Program, tmp_path: Path) -> Path:
+    """The directory of a tiny model as transformers opens it."""
+    assert hybridgen("build", TINY, "-o", tmp_path / "hub", "--format", "hf").status == 0
+    return tmp_path / "hub"
+
+
+def test_a_directory_of_hugging_face_is_read_as_the_document_it_was_made_from(
+    hybridgen: Program, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for place in (hub, hub / "config.json"):
+        assert read_model(place) == hg.load_spec(TINY)
+        assert read_model(place, ["backbone.norm.eps=1e-6"]).backbone.norm.eps == 1e-6
+    shown = hybridgen("show", hub, "--yaml")
+    assert shown.out == hybridgen("show", TINY, "--yaml").out
+
+
+def test_every_command_takes_a_directory_of_hugging_face(
+    hybridgen: Program, hub: Path, saved: Path, tmp_path: Path
+) -> None:
+    for command in (("show",), ("cost", "--json"), ("draw",)):
+        ours, theirs = (hybridgen(command[0], place, *command[1:]) for place in (saved, hub))
+        assert (theirs.status, theirs.out) == (0, ours.out)
+    assert "no difference" in hybridgen("diff", hub, saved).out
+    prompt = ("--prompt-ids", "1 2 3", "--max-new-tokens", "4", "--temperature", "0")
+    ours, theirs = (hybridgen("generate", place, *prompt) for place in (saved, hub))
+    assert (ours.status, theirs.out, theirs.err) == (0, ours.out, "")
+
+
+def test_an_export_reads_it_and_an_import_writes_it(hybridgen: Program, tmp_path: Path) -> None:
+    import torch
+
+    case = load_case("mamba_ssm/lm_mamba1")
+    written(tmp_path / "in", case.config)
+    torch.save(case.parameters, tmp_path / "in" / "pytorch_model.bin")
+    done = hybridgen("import", tmp_path / "in", "-o", tmp_path / "out", "--format", "hf")
+    assert (done.status, done.err) == (0, "")
+    assert hybridgen("import", tmp_path / "in", "-o", tmp_path / "out").status == 0
+    assert hybridgen("import", tmp_path / "in", "-o", tmp_path / "out", "--format", "hf").status == 0
+    assert "hybridgen import" in (tmp_path / "out" / "README.md").read_text()
+    assert hybridgen("export", tmp_path / "out", "--to", "mamba_ssm", "-o", tmp_path / "back").status == 0
+    back = torch.load(tmp_path / "back" / "pytorch_model.bin", weights_only=True)
+    assert back.keys() == case.parameters.keys()
+    assert all(torch.equal(back[name], value) for name, value in case.parameters.items())
+    refused = hybridgen("import", tmp_path / "out", "-o", tmp_path / "twice")
+    assert refused.status == 2
+    assert "is a model saved by hybridgen already; load it as it is" in refused.err
+
+
+def test_faults_in_it_are_worded(hybridgen: Program, hub: Path) -> None:
+    config = json.loads((hub / "config.json").read_text())
+    config["spec"]["backbone"]["d_model"] = 0
+    written(hub, config)
+    for arguments in (("show", hub), ("generate", hub, "--prompt-ids", "1 2"), ("show", hub, "backbone.n_layr=2")):
+        result = hybridgen(*arguments)
+        assert (result.status, result.out) == (2, "")
+        assert f"{hub / 'config.json'}: spec.backbone.d_model: " in result.err
+    asked = hybridgen("check", hub / "config.json")
+    assert asked.status != 0
+    assert "this is the configuration of a saved model, not a document" in asked.out + asked.err

@@ -59,6 +59,8 @@ class Attention(Mixer):
         self.spec = spec
         # Attends instead of ours where nothing but the mask changes the scores; set by `hybridgen.hf`.
         self.attend: Callable[[Attention, Tensor, Keys, Span, Scoring], Tensor] | None = None
+        # Rotates q and k instead of ours, by halves, given cosines and sines; set by `hybridgen.integrations.liger`.
+        self.rotate: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
         self.values = values
         self.is_causal = spec.causal
         self.reach = spec.window
@@ -211,8 +213,10 @@ class Attention(Mixer):
         if spec.rotary_emb_dim:
             wide = torch.float64 if q.dtype == torch.float64 else torch.float32
             cos, sin = span.rotary(spec.rotary_emb_dim, spec.rotary_emb_base, wide)
-            q = apply_rotary(q, cos, sin, spec.rotary_emb_interleaved)
-            k = apply_rotary(k, cos, sin, spec.rotary_emb_interleaved)
+            if self.rotate is not None:
+                q, k = self.rotate(q, k, cos, sin)
+            else:
+                q, k = (apply_rotary(part, cos, sin, spec.rotary_emb_interleaved) for part in (q, k))
         return q, k, v
 
     def _mix_values(

@@ -30,7 +30,7 @@ def linear_cross_entropy(
     """Compute the cross-entropy of logits that are never held all at once.
 
     The logits are logit_scale (hidden weight^T + bias), and with a softcap c then c tanh(logits / c), as a language
-    model's head makes them. They are made for some tokens at a time, at most 64 MiB in float32 (but 16 tokens at
+    model's head makes them. They are made for some tokens at a time, at most 128 MiB in float32 (but 16 tokens at
     least), and where a gradient is needed it is worked out at once, so that the backward pass only multiplies.
     Besides the gradients, memory does not grow with N V. Tokens that are ignored cost nothing. Source: Wijmans and
     others, "Cut Your Losses in Large-Vocabulary Language Models", 2411.09009, for the problem; Hsu and others,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hybridgen.errors import ShapeError
 
-LOGITS_BYTES = 64 << 20
+LOGITS_BYTES = 128 << 20
 """The most that the logits of a chunk of tokens take, in float32 or float64. There are two or three such tables."""
 _FEWEST_ROWS = 16
 
@@ -82,15 +82,22 @@ def _loss_and_gradients(call: Call, wanted: tuple[bool, bool, bool]) -> tuple[Te
     losses = torch.empty(len(kept), dtype=call.wide, device=weight.device)
     size = max(_FEWEST_ROWS, LOGITS_BYTES // (weight.shape[0] * call.wide.itemsize))
     for begin in range(0, len(kept), size):
-        tokens, right = kept[begin : begin + size], labels[begin : begin + size]
-        hidden = call.hidden[tokens].to(call.dtype)
-        logits, slopes = _logits(hidden, weight, bias, call, any(wanted))
-        losses[begin : begin + size] = _to_probabilities(logits, right)
-        if any(wanted):
-            logits[torch.arange(len(right), device=right.device), right] -= 1.0
-            errors = logits if slopes is None else logits.mul_(slopes)
-            _add_gradients(found, errors, tokens, hidden, weight, call)
+        part = slice(begin, begin + size)
+        losses[part] = _chunk(call, kept[part], labels[part], weight, bias, found)
     return losses.sum(), found
+
+
+def _chunk(call: Call, tokens: Tensor, labels: Tensor, weight: Tensor, bias: Tensor | None, found: Gradients) -> Tensor:
+    """The losses of some tokens; their part of the gradients is added to those that are wanted."""
+    with_gradients = any(one is not None for one in found)
+    hidden = call.hidden[tokens].to(call.dtype)
+    logits, slopes = _logits(hidden, weight, bias, call, with_gradients)
+    losses = _to_probabilities(logits, labels)
+    if with_gradients:
+        logits[torch.arange(len(labels), device=labels.device), labels] -= 1.0
+        errors = logits if slopes is None else logits.mul_(slopes)
+        _add_gradients(found, errors, tokens, hidden, weight, call)
+    return losses
 
 
 def _check_labels(labels: Tensor, call: Call) -> None:

@@ -104,13 +104,14 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
     # Not among the saved tensors, so that the backward pass can write to them and give them away.
     ctx.gradients = gradients
     ctx.mark_non_differentiable(*gradients)
+    ctx.set_materialize_grads(False)  # else autograd makes zeros as large as the weight, for outputs without a gradient
 
 
 def _backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Any, ...]:
     tensors = ctx.saved_tensors
     given, needed = zip(*((tensors[index], ctx.needs_input_grad[index]) for index in (0, 1, 3)), strict=True)
     gradients, ctx.gradients = ctx.gradients, None
-    # A second pass over a retained graph finds them given away; with create_graph=True autograd is switched on here, and
+    # A second pass over a retained graph finds them given away. With create_graph=True autograd is on here, and
     # the result must lead back to the inputs.
     if gradients is None or torch.is_grad_enabled() or any(n > w for n, w in zip(needed, ctx.wanted, strict=True)):
         found = linear_cross_entropy_backward_op(grad, *tensors, *ctx.options, *needed)
