@@ -98,7 +98,6 @@ def read_data(recipe: Recipe) -> Data:
     """Reads the text, trains the tokenizer on its training part, and writes both parts as token ids."""
     text = split(modules(60 if recipe.small else None), topics=not recipe.small)
     tokenizer = train_tokenizer(text.train, spec_of("hybrid", recipe).input.vocab_size)
-    tokenizer.model_max_length = 1_000_000  # a Mamba's text may have any length
     validation = [str(module) for module in text.validation]
     return Data(text, tokenizer, rows(tokenizer, text.train, recipe.length), rows(tokenizer, validation, recipe.length))
 
