@@ -78,6 +78,12 @@ def tiny_hybrid(d_model: int = 64) -> int:
     return 1000 * d_model + 6 * mamba2_layer(d_model, d_model, state=32, headdim=16) + 2 * attention_layer + d_model
 
 
+def language_10m(mamba_layers: int, attention_layers: int, intermediate: int, d_model: int = 320) -> int:
+    attention_layer = 2 * d_model + attention(d_model, 5, 5, 64) + 3 * d_model * intermediate
+    mamba_layer = mamba2_layer(d_model, d_model, state=64)
+    return 4096 * d_model + mamba_layers * mamba_layer + attention_layers * attention_layer + d_model
+
+
 def realformer(d_model: int = 768) -> int:
     """Everything has a bias; of the 24 norms, each behind a branch, the last is the norm of the stack."""
     projections = attention(d_model, 12, 12, 64) + 4 * d_model
@@ -151,6 +157,9 @@ PARAMETERS = {
     "llama-like-1b": llama_like(),
     "llama-3-8b": llama_3_8b(),
     "tiny-hybrid": tiny_hybrid(),
+    "language-10m-hybrid": language_10m(9, 3, 496),
+    "language-10m-transformer": language_10m(0, 7, 856),
+    "language-10m-mamba2": language_10m(13, 0, 0),
     "realformer-base": realformer(),
     "selective-100m": selective_100m(),
     "hybrid-selective": hybrid_selective(),
