@@ -293,6 +293,8 @@ def collect(recipe: Recipe, data: Data, out: Path, output: Path, with_harness: b
         }
         print(f"{name}: {run['scores']}", flush=True)
         runs[name] = run
+    if not runs:
+        raise SystemExit(f"no model was trained in {out}: name some with --models")
     document: dict[str, Any] = {"recipe": asdict(recipe), "data": data.facts(recipe), "runs": runs}
     if (out / "speed.json").is_file():
         document["speed"] = json.loads((out / "speed.json").read_text(encoding="utf-8"))

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+import hybridgen as hg
+
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -116,6 +118,9 @@ def test_pictures_are_drawn(folder: Path) -> None:
 def test_auto_classes_open_the_model_and_its_tokenizer(script: ModuleType, folder: Path, data: Any) -> None:
     model, tokenizer = script.opened(folder / "runs" / "hybrid")
     assert type(model).__name__ == "HybridgenForCausalLM"
+    ids = data.validation[:1]
+    with torch.no_grad():
+        torch.testing.assert_close(hg.load(folder / "runs" / "hybrid")(ids), model(ids).logits)
     sentence = "Return a new £ list.\n"
     assert tokenizer.decode(tokenizer(sentence)["input_ids"]) == sentence
     assert tokenizer(sentence)["input_ids"] == data.tokenizer(sentence)["input_ids"]
