@@ -7,8 +7,9 @@ from torch import Tensor
 from transformers.modeling_outputs import ImageClassifierOutput, SequenceClassifierOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from hybridgen.errors import UnsupportedError
+from hybridgen.errors import ShapeError, UnsupportedError
 from hybridgen.hf.config import HybridgenConfig
+from hybridgen.hf.inputs import check_tensor
 from hybridgen.hf.modeling import HybridgenModel, HybridgenPreTrainedModel, keep_islands
 from hybridgen.model.classifier import Classifier, classify
 from hybridgen.model.vision import VisionModel
@@ -23,6 +24,53 @@ def _with_classifier(config: HybridgenConfig) -> HybridgenConfig:
     document = config.resolved().document()
     kept = head.model_dump(mode="json") if isinstance(head, ClassifierHeadSpec) else {"type": "classifier"}
     return config.with_spec(document | {"head": kept | {"num_classes": config.num_labels}})
+
+
+def _loss(model: HybridgenPreTrainedModel, labels: Tensor, logits: Tensor) -> Tensor:
+    """Returns transformers' loss of (B, C) logits, after labels that it would take for others are refused."""
+    if "_loss_function" not in model.__dict__:
+        _check_labels(labels, logits, model.config)
+    return cast(Tensor, model.loss_function(labels, logits, model.config))
+
+
+def _check_labels(labels: object, logits: Tensor, config: HybridgenConfig) -> None:
+    """Refuses labels that do not fit, before transformers notes a `problem_type` that it guesses from them.
+
+    Raises:
+        ShapeError: If shape, dtype or values are not those that the loss reads.
+        UnsupportedError: If the model has no classes.
+    """
+    check_tensor(labels, "labels")
+    assert isinstance(labels, Tensor)
+    if not config.num_labels:
+        raise UnsupportedError("a model without classes has no loss; load it with num_labels=..., or leave out labels")
+    batch, classes = logits.shape
+    integer = labels.dtype in (torch.int64, torch.int32)
+    kind = config.problem_type
+    if kind is None and classes > 1:
+        kind = "single_label_classification" if integer else "multi_label_classification"
+    if kind != "single_label_classification":
+        # One target per row may come without a column for it.
+        shapes = (
+            [(batch, classes), (batch,)]
+            if classes == 1 and kind != "multi_label_classification"
+            else [(batch, classes)]
+        )
+        if tuple(labels.shape) not in shapes:
+            raise ShapeError(
+                f"labels must be of shape {shapes[0]} for {kind or 'regression'}; given {tuple(labels.shape)} of "
+                f"{labels.dtype}"
+            )
+        return
+    if tuple(labels.shape) not in ((batch,), (batch, 1)) or not integer:
+        raise ShapeError(
+            f"labels must be integers of shape ({batch},) for {kind}, or set config.problem_type; given "
+            f"{tuple(labels.shape)} of {labels.dtype}"
+        )
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        odd = labels[((labels < 0) | (labels >= classes)) & (labels != -100)]
+        if odd.numel():
+            raise ShapeError(f"labels must be in 0 ... {classes - 1}, or -100 for none; given {int(odd[0])}")
 
 
 class HybridgenForSequenceClassification(HybridgenPreTrainedModel):
@@ -84,7 +132,7 @@ class HybridgenForSequenceClassification(HybridgenPreTrainedModel):
         how = self.head_spec.pool_for(self.spec.input)
         logits = classify(outputs.last_hidden_state, self.head, how, mask=mask)
         return SequenceClassifierOutputWithPast(
-            loss=None if labels is None else self.loss_function(labels, logits, self.config),
+            loss=None if labels is None else _loss(self, labels, logits),
             logits=logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
@@ -149,7 +197,7 @@ class HybridgenForImageClassification(HybridgenPreTrainedModel):
             hidden = images.forward_features(pixel_values)
         logits = images.forward_head(hidden)
         return ImageClassifierOutput(
-            loss=None if labels is None else self.loss_function(labels, logits, self.config),
+            loss=None if labels is None else _loss(self, labels, logits),
             logits=logits,
             hidden_states=streams,
         )

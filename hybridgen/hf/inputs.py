@@ -29,6 +29,16 @@ class Arranged(NamedTuple):
         return hidden if self.places is None else hidden.take_along_dim(self.places[..., None], dim=1)
 
 
+def check_tensor(value: object, name: str) -> None:
+    """Refuses what is no tensor, such as the lists of a tokenizer.
+
+    Raises:
+        ShapeError: If it is none.
+    """
+    if not isinstance(value, Tensor):
+        raise ShapeError(f"{name} must be a tensor; given {type(value).__name__}: call torch.tensor on it")
+
+
 def arrange(
     x: Tensor,
     attention_mask: Tensor | None,

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
+from hybridgen.errors import ShapeError
 from hybridgen.hf.config import HybridgenConfig
 from hybridgen.hf.generation import HybridgenGenerationMixin
+from hybridgen.hf.inputs import check_tensor
 from hybridgen.hf.modeling import HybridgenModel, HybridgenPreTrainedModel
 from hybridgen.hub.configuration import generation_document
 from hybridgen.layers.linear import Linear
@@ -94,6 +96,7 @@ class HybridgenForCausalLM(HybridgenPreTrainedModel, HybridgenGenerationMixin):
         if not (has_labels and (self.training if skip_logits is None else skip_logits)):
             logits = self._logits(_kept(hidden, logits_to_keep))
         if has_labels:
+            _check_labels(labels if shift_labels is None else shift_labels, hidden)
             if labels is not None and shift_labels is None:
                 shift_labels = torch.nn.functional.pad(labels, (0, 1), value=ignore_index)[:, 1:]
             loss = self._loss(hidden, shift_labels, items, ignore_index)
@@ -145,7 +148,24 @@ class HybridgenForCausalLM(HybridgenPreTrainedModel, HybridgenGenerationMixin):
         return loss if items is None else loss / (items.to(loss.device) if isinstance(items, Tensor) else items)
 
 
+def _check_labels(labels: object, hidden: Tensor) -> None:
+    """Refuses labels of other rows: flattened, those of as many tokens would be taken without a word."""
+    check_tensor(labels, "labels")
+    assert isinstance(labels, Tensor)
+    if labels.shape != hidden.shape[:2]:
+        raise ShapeError(f"labels must be of shape {tuple(hidden.shape[:2])}; given {tuple(labels.shape)}")
+
+
 def _kept(hidden: Tensor, logits_to_keep: int | Tensor) -> Tensor:
     if isinstance(logits_to_keep, int):
         return hidden[:, -logits_to_keep:] if logits_to_keep else hidden
+    check_tensor(logits_to_keep, "logits_to_keep")
+    if hidden.device.type == "cpu" and logits_to_keep.numel() and not torch.compiler.is_compiling():
+        low, high = (int(bound) for bound in torch.aminmax(logits_to_keep))
+        length = hidden.shape[1]
+        if low < -length or high >= length:
+            raise ShapeError(
+                f"logits_to_keep must be positions in {-length} ... {length - 1}; given "
+                f"{low if low < -length else high}"
+            )
     return hidden[:, logits_to_keep]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hybridgen.errors import ShapeError, UnsupportedError
 from hybridgen.hf.attention import Attending
 from hybridgen.hf.cache import SharedState, new_cache, state_of
 from hybridgen.hf.config import HybridgenConfig, mixer_is_whole, state_is_whole
-from hybridgen.hf.inputs import Arranged, arrange
+from hybridgen.hf.inputs import Arranged, arrange, check_tensor
 from hybridgen.hub.architecture import AUTO_CLASSES
 from hybridgen.hub.configuration import auto_map
 from hybridgen.hub.shim import SHIM, SHIM_TEXT
@@ -79,6 +80,20 @@ class HybridgenPreTrainedModel(PreTrainedModel):
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.is_meta and not getattr(parameter, "_is_hf_initialized", False):
                 init.copy_(parameter, module.initial_value(name, generator).to(parameter.device))
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Changes the number of rows of the embedding table; see `PreTrainedModel`.
+
+        Raises:
+            ShapeError: If the number is no integer of at least 1; the model is left as it was.
+        """
+        if new_num_tokens is not None and (
+            not isinstance(new_num_tokens, Integral) or isinstance(new_num_tokens, bool) or new_num_tokens < 1
+        ):
+            raise ShapeError(
+                f"resize_token_embeddings: new_num_tokens must be an integer of at least 1; given {new_num_tokens!r}"
+            )
+        return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
 
     def _set_gradient_checkpointing(
         self,
@@ -203,6 +218,7 @@ class HybridgenModel(HybridgenPreTrainedModel, Stack):
     def _input(self, ids: Tensor | None, embeddings: Tensor | None) -> Tensor:
         if (ids is None) == (embeddings is None):
             raise ShapeError("give either input_ids or inputs_embeds")
+        check_tensor(ids if embeddings is None else embeddings, "input_ids" if embeddings is None else "inputs_embeds")
         if ids is None:
             assert embeddings is not None
             if embeddings.ndim != 3 or embeddings.shape[2] != self.d_model or not embeddings.is_floating_point():
