@@ -3,7 +3,7 @@
 A hybrid of Mamba-2 and attention, a Transformer and Mamba-2 alone, 10 million parameters each, read the same batches in
 the same order. Each becomes a directory that AutoModelForCausalLM and AutoTokenizer open, and that lm_eval scores.
 
-    pip install -e '.[hf,plot]' && python scripts/train_language_model.py      # about five minutes each on two quiet cores
+    pip install -e '.[hf,plot]' && python scripts/train_language_model.py  # about five minutes each on two quiet cores
     python scripts/train_language_model.py --models hybrid --out runs/language    # one of them
     python scripts/train_language_model.py --smoke --out /tmp/smoke -o /tmp/smoke # seconds; says that all of it runs
 """
