@@ -31,6 +31,7 @@ _START_TIMEOUT = 300.0  # a first import of torch from a network's file system t
 _TICK = 0.1  # seconds between looks at memory
 _GRACE = 0.3  # seconds to write down where it hangs
 _DEATH = 30.0  # seconds for the kernel to take a process away
+_PAUSE = 0.01  # seconds between looks whether it has
 _WORDS = 4000  # characters of a failed start
 _LOG_MOST = 64 * 2**20  # bytes of a log, after which its middle goes
 _LOG_KEPT = 2**20  # bytes of its beginning, and as many of its end
@@ -312,14 +313,18 @@ class _Process:
         return Failure(kind="killed", message=f"the process was killed by {name}{perhaps}")
 
     def kill(self) -> None:
-        """Ends the process and all that it started."""
+        """Ends the process and all that it started, and waits until they are gone."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        for one in _marked(self._mark):
-            with suppress(psutil.Error):
-                one.kill()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_DEATH)
+        # A signal takes a while to end a process, and one that was just being started was not in the first list.
+        deadline = time.monotonic() + _DEATH
+        while (left := list(_marked(self._mark))) and time.monotonic() < deadline:
+            for one in left:
+                with suppress(psutil.Error):
+                    one.kill()
+            time.sleep(_PAUSE)
 
     def close(self) -> None:
         """Closes the pipes; the process is dead."""
