@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hybridgen import __version__
 from hybridgen.atomic import settled
-from hybridgen.builder import build, parse_device, parse_dtype
+from hybridgen.builder import DTYPES, build, parse_device, parse_dtype
 from hybridgen.checkpoint_files import (
     CONFIG,
     FORMAT,
@@ -65,12 +65,13 @@ def save(
             old content is as it was then.
         UnsupportedError: If transformers has no class for such a model.
     """
+    path = _directory(directory)
     spec, weights = model_weights(model, f"{directory}: not saved")
     check_format(spec, format)
     ties = build(spec, device="meta").tied_weights()
     stored = {name: tensor for name, tensor in weights.items() if name not in ties}
     size = parse_size(max_shard_size)
-    write_checkpoint(directory, spec, stored, size, made_by=made_by, format=format, settings=_settings(model))
+    write_checkpoint(path, spec, stored, size, made_by=made_by, format=format, settings=_settings(model))
 
 
 def _settings(model: nn.Module) -> Settings | None:
@@ -147,8 +148,9 @@ def load(
     """
     place = parse_device(device)
     kind = None if dtype is None else parse_dtype(dtype)
+    named = _directory(directory)
     while True:
-        path = settled(Path(directory))
+        path = settled(named)
         before = _identity(path)
         try:
             model = _load(path, place, kind, verify)
@@ -161,6 +163,16 @@ def load(
         else:
             if _identity(path) == before:
                 return model
+
+
+def _directory(given: object) -> Path:
+    if not isinstance(given, str | os.PathLike) or "\0" in str(given):
+        raise CheckpointError(f"a directory must be named by a text or a Path, without null bytes; given {given!r}")
+    try:
+        (path := Path(given)).exists()
+    except OSError as error:
+        raise CheckpointError(f"{given}: cannot be read: {error}") from error
+    return path
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -183,7 +195,10 @@ def _load(path: Path, device: torch.device, dtype: torch.dtype | None, verify: b
     aliases = model.tied_weights()
     needed = {name: tensor.shape for name, tensor in model.state_dict().items() if name not in aliases}
     names = {name: _full_name(name, needed) if is_hub else name for name in stored}
+    _check_once(names, path)
     _check(needed, {names[name]: tensor for name, tensor in stored.items()}, path)
+    if dtype is None:
+        _check_one_dtype(model, {names[name]: tensor for name, tensor in stored.items()})
     _fill(model, stored, names, device, None if dtype is None else model.parameter_dtypes(dtype))
     return model
 
@@ -197,6 +212,8 @@ def _read_config(directory: Path) -> dict[str, Any]:
         )
     config = read_json(directory / CONFIG)
     found = saved_format(config)
+    if found is None and config.get("model_type") == FORMAT and "spec" not in config:
+        raise CheckpointError(f"{directory / CONFIG}: has no spec, so the model is unknown; save the model again")
     if found is None:
         raise CheckpointError(
             f"{directory / CONFIG}: does not say \"format\": \"{FORMAT}\", so this is not a model saved by hybridgen"
@@ -206,6 +223,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
     if found == "hybridgen" and version != FORMAT_VERSION:
         raise CheckpointError(
             f"{directory / CONFIG}: format_version is {version!r}; hybridgen {__version__} reads {FORMAT_VERSION}"
+            + ("; if it is of Hugging Face's format, remove its field `format`" if "architectures" in config else "")
         )
     return config
 
@@ -276,8 +294,32 @@ def _differences(first: object, second: object, path: str) -> Iterator[str]:
 def _check(needed: Mapping[str, torch.Size], stored: Mapping[str, StoredTensor], directory: Path) -> None:
     check_names(needed, {name: tensor.shape for name, tensor in stored.items()}, directory)
     for name, tensor in stored.items():
-        if not tensor.dtype.is_floating_point:
-            raise CheckpointError(f"{tensor.file}: {name} is stored as {tensor.dtype}; weights are floating point")
+        if tensor.dtype not in DTYPES.values():
+            raise CheckpointError(
+                f"{tensor.file}: {name} is stored as {tensor.dtype}; weights are floating point: {', '.join(DTYPES)}"
+            )
+
+
+def _check_one_dtype(model: HybridModel, stored: Mapping[str, StoredTensor]) -> None:
+    """Refuses weights of several dtypes, which no layer could multiply; those that need float32 may have it."""
+    dtypes = [tensor.dtype for tensor in stored.values()]
+    main = max(dict.fromkeys(dtypes), key=dtypes.count)
+    expected = model.parameter_dtypes(main)
+    for name, tensor in stored.items():
+        if tensor.dtype not in (main, expected[name]):
+            raise CheckpointError(
+                f"{tensor.file}: {name} is stored as {tensor.dtype}, and most weights as {main}; load them as one, "
+                f"with dtype={str(main).removeprefix('torch.')!r}"
+            )
+
+
+def _check_once(names: Mapping[str, str], directory: Path) -> None:
+    """Refuses two stored tensors for one weight."""
+    stored: dict[str, str] = {}
+    for name, full in names.items():
+        if full in stored:
+            raise CheckpointError(f"{directory}: {stored[full]} and {name} are both {full}; remove one of them")
+        stored[full] = name
 
 
 def _fill(

@@ -43,7 +43,7 @@ ARROWS = {
     "runs": {"errors", "spec", "sweep", "objectives", "output_file", "allocator", "builder"},
     "reports": {"errors", "spec", "runs", "objectives", "drawing", "curves", "intervals", "output_file"},
     "hydra": {"errors", "spec"},
-    "hf": PARTS_OF_A_MODEL | {"builder", "hub", "ops", "integrations"},
+    "hf": PARTS_OF_A_MODEL | {"builder", "hub", "ops", "integrations", "output_file"},
     "integrations": {"errors", "layers", "ops"},
     "cli": PARTS_OF_A_MODEL
     | {"__init__", "allocator", "ops", "builder", "checkpoint", "checkpoint_files", "hub", "export", "interop"}

@@ -8,9 +8,16 @@ from hybridgen.errors import HybridgenError
 try:
     import transformers as _transformers
 except ImportError as error:
+    _missing = isinstance(error, ModuleNotFoundError) and error.name == "transformers"
+    _why = "is not installed" if _missing else f"cannot be imported ({error})"
+    raise HybridgenError(f"hybridgen.hf needs transformers, which {_why}: pip install 'hybridgen[hf]'") from error
+if not (5, 20) <= tuple(int(part) for part in _transformers.__version__.split(".")[:2]) < (6,):
     raise HybridgenError(
-        "hybridgen.hf needs transformers, which is not installed: pip install 'hybridgen[hf]'"
-    ) from error
+        f"hybridgen.hf needs transformers 5.20 or a later 5, and {_transformers.__version__} is installed: "
+        f"pip install 'hybridgen[hf]'"
+    )
+
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as _NAMES
 
 from hybridgen.hf.classification import HybridgenForImageClassification as HybridgenForImageClassification
 from hybridgen.hf.classification import HybridgenForSequenceClassification as HybridgenForSequenceClassification
@@ -38,6 +45,9 @@ _transformers.AutoModel.register(HybridgenConfig, HybridgenModel)
 _transformers.AutoModelForCausalLM.register(HybridgenConfig, HybridgenForCausalLM)
 _transformers.AutoModelForSequenceClassification.register(HybridgenConfig, HybridgenForSequenceClassification)
 _transformers.AutoModelForImageClassification.register(HybridgenConfig, HybridgenForImageClassification)
+
+# Trainer looks here whether a class predicts next tokens, where it smooths labels.
+_NAMES["hybridgen"] = HybridgenForCausalLM.__name__
 
 _offer_kernels()
 _liger.register()

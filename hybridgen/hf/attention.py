@@ -7,10 +7,11 @@ more than products (selective, soft caps, sinks, ALiBi) keep their own operator 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from hybridgen.errors import UnsupportedError
 from hybridgen.layers.attention_core import Keys, Scoring, attend_causal, attend_everywhere, visibility
 from hybridgen.layers.mixers.attention import Attention
 from hybridgen.layers.span import Span
@@ -27,6 +28,22 @@ class Attending:
     def __init__(self, config: PreTrainedConfig) -> None:
         self.config = config
         self.weights: list[Tensor] | None = None
+
+    def recorded(self, wanted: bool | None) -> list[Tensor] | None:
+        """Begins to record weights, if a call or else the configuration wants them; returns where they will be.
+
+        Raises:
+            UnsupportedError: If the attention that is set makes none.
+        """
+        if not (self.config.output_attentions if wanted is None else wanted):
+            return None
+        if self.config._attn_implementation != "eager":
+            raise UnsupportedError(
+                f"output_attentions needs attn_implementation='eager', which makes the weights; it is "
+                f"{self.config._attn_implementation!r}: call model.set_attn_implementation('eager')"
+            )
+        self.weights = []
+        return self.weights
 
     def __call__(self, mixer: Attention, q: Tensor, keys: Keys, span: Span, scoring: Scoring) -> Tensor:
         """Attends; see `Attention.attend`. q is (B, H, T, P), and so is the result."""
@@ -47,6 +64,15 @@ class Attending:
         if self.weights is not None and weights is not None:
             self.weights.append(weights)
         return y.transpose(1, 2)
+
+
+def attend_by_interface(model: nn.Module, config: PreTrainedConfig) -> Attending:
+    """Makes all attention layers of a model attend as its configuration says."""
+    attending = Attending(config)
+    for mixer in model.modules():
+        if isinstance(mixer, Attention):
+            mixer.attend = attending
+    return attending
 
 
 def eager_attention(

@@ -38,7 +38,7 @@ class SharedState:
             return 0
         return self.state.length - self.state.memory_tokens
 
-    def prepare(self, stack: Stack, batch: int, length: int, like: tuple[torch.dtype, torch.device]) -> DecodingState:
+    def prepare(self, stack: Stack, batch: int, length: int) -> DecodingState:
         """Returns the state with room for `length` more tokens of each row, made if there is none.
 
         Raises:
@@ -47,7 +47,7 @@ class SharedState:
         end = self.length + length
         if self.state is None:
             room = max(_FIRST_ROOM, end) if self.room is None else self.room
-            self.state = make_state(stack, batch, room, like[0], device=like[1])
+            self.state = make_state(stack, batch, room, stack.norm_f.weight.dtype)
         self._check(stack, batch)
         if end <= self.state.max_seqlen - self.state.memory_tokens:
             return self.state

@@ -3,14 +3,21 @@
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutput, SequenceClassifierOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from hybridgen.errors import ShapeError, UnsupportedError
+from hybridgen.hf.attention import attend_by_interface
 from hybridgen.hf.config import HybridgenConfig
 from hybridgen.hf.inputs import check_tensor
-from hybridgen.hf.modeling import HybridgenModel, HybridgenPreTrainedModel, keep_islands
+from hybridgen.hf.modeling import (
+    HybridgenModel,
+    HybridgenPreTrainedModel,
+    checked,
+    keep_islands,
+    layers_with_streams,
+)
 from hybridgen.model.classifier import Classifier, classify
 from hybridgen.model.vision import VisionModel
 from hybridgen.spec.ends import ClassifierHeadSpec, PatchesInputSpec
@@ -18,7 +25,7 @@ from hybridgen.spec.ends import ClassifierHeadSpec, PatchesInputSpec
 
 def _with_classifier(config: HybridgenConfig) -> HybridgenConfig:
     """Returns a configuration whose spec has a classifier of `num_labels` classes; with 0 it says the pooled states."""
-    head = config.resolved().head
+    head = checked(config).resolved().head
     if isinstance(head, ClassifierHeadSpec) and head.num_classes == config.num_labels:
         return config
     document = config.resolved().document()
@@ -78,6 +85,9 @@ class HybridgenForSequenceClassification(HybridgenPreTrainedModel):
 
     A configuration whose spec has no classifier gets one of `num_labels` classes, which reads the last real token.
     """
+
+    # The loss is a mean over rows whatever `num_items_in_batch` says, so Trainer divides it by the steps it adds up.
+    accepts_loss_kwargs = False
 
     def __init__(self, config: HybridgenConfig) -> None:
         config = _with_classifier(config)
@@ -146,9 +156,10 @@ class HybridgenForImageClassification(HybridgenPreTrainedModel):
     """
 
     main_input_name = "pixel_values"
+    accepts_loss_kwargs = False  # as above
 
     def __init__(self, config: HybridgenConfig) -> None:
-        if not isinstance(config.resolved().input, PatchesInputSpec):
+        if not isinstance(checked(config).resolved().input, PatchesInputSpec):
             raise UnsupportedError("this spec reads no images; use another class of hybridgen.hf")
         config = _with_classifier(config)
         super().__init__(config)
@@ -157,7 +168,12 @@ class HybridgenForImageClassification(HybridgenPreTrainedModel):
         self.__dict__["images"] = images
         self._modules, self._parameters = images._modules, images._parameters
         keep_islands(self)
+        self.attending = attend_by_interface(images, config)
         self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Returns what makes tokens of patches."""
+        return cast(nn.Module, self.patch_embed)
 
     def initial_value(self, name: str, generator: torch.Generator) -> Tensor:
         """Returns the starting value of class tokens and position embeddings."""
@@ -170,6 +186,7 @@ class HybridgenForImageClassification(HybridgenPreTrainedModel):
         pixel_values: Tensor,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> ImageClassifierOutput:
         """Runs the model.
@@ -179,25 +196,30 @@ class HybridgenForImageClassification(HybridgenPreTrainedModel):
             labels: (B,) classes; the configuration's `problem_type` says which loss.
             output_hidden_states: Whether to return the tokens in front of the layers, the streams behind them, and the
                 hidden states at the end.
+            output_attentions: Whether to return the weights (B, H, L, L) of each layer of plain softmax attention;
+                needs `attn_implementation="eager"`. Layers that read backwards count queries and keys from the end.
             **kwargs: Left alone: what other libraries hand through.
 
         Returns:
-            loss, logits (B, C), and hidden states if wanted.
+            loss, logits (B, C), and hidden states and attentions if wanted.
         """
         images: VisionModel = self.__dict__["images"]
         images.training = self.training
         streams = None
-        if self.config.output_hidden_states if output_hidden_states is None else output_hidden_states:
-            tokens, span = images._tokens(pixel_values)
-            every = 2 if images.backbone.in_pairs else 1
-            layers = range(every - 1, len(images.backbone.layers), every)
-            hidden, found = images.backbone.forward_layers(tokens, span, layers)
-            streams = (tokens, *found[:-1], hidden)
-        else:
-            hidden = images.forward_features(pixel_values)
+        weights = self.attending.recorded(output_attentions)
+        try:
+            if self.config.output_hidden_states if output_hidden_states is None else output_hidden_states:
+                tokens, span = images._tokens(pixel_values)
+                hidden, found = images.backbone.forward_layers(tokens, span, layers_with_streams(images.backbone))
+                streams = (tokens, *found[:-1], hidden)
+            else:
+                hidden = images.forward_features(pixel_values)
+        finally:
+            self.attending.weights = None
         logits = images.forward_head(hidden)
         return ImageClassifierOutput(
             loss=None if labels is None else _loss(self, labels, logits),
             logits=logits,
             hidden_states=streams,
+            attentions=None if weights is None else tuple(weights),
         )

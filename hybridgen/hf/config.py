@@ -1,12 +1,17 @@
 """The configuration: a resolved spec, and what transformers reads off it."""
 
 import copy
+import os
+from pathlib import Path
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from hybridgen.errors import UnsupportedError
+from hybridgen.errors import CheckpointError, Fault, SpecError, UnsupportedError
 from hybridgen.hub.architecture import layer_types
+from hybridgen.hub.configuration import SHIM_MODULE
+from hybridgen.hub.shim import SHIM, SHIM_TEXT, is_shim
+from hybridgen.output_file import replaced_file
 from hybridgen.spec.ends import ClassifierHeadSpec, CodebooksInputSpec, LmHeadSpec, PatchesInputSpec, TokensInputSpec
 from hybridgen.spec.mixers import AttentionSpec
 from hybridgen.spec.model import LayerSpec, ModelSpec
@@ -73,6 +78,50 @@ class HybridgenConfig(PreTrainedConfig):
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
         """Does nothing: directories of ours hold a file that imports this package, not a copy of one file of it."""
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Makes the configuration that a config.json holds; see `PreTrainedConfig.from_dict`.
+
+        Raises:
+            SpecError: If it holds no spec, or one with faults.
+            UnsupportedError: If something beside the spec contradicts it, or has the name of a method.
+        """
+        if config_dict.get("spec") is None:
+            rule = "a configuration of a hybridgen model holds its spec, and this one holds none"
+            raise SpecError(
+                [Fault(None, None, None, "spec", rule, "save the model again, or use HybridgenConfig(spec=...)")]
+            )
+        for key in config_dict:
+            if key == "_resolved" or callable(getattr(cls, key, None)):
+                raise UnsupportedError(f"config.json: {key} is no field of a configuration; remove it")
+        sources = (kwargs,) if "spec" in kwargs else (config_dict, kwargs)
+        given = [source[_TIED] for source in sources if source.get(_TIED) is not None]
+        config_dict = {key: value for key, value in config_dict.items() if key != _TIED}
+        kwargs.pop(_TIED, None)
+        made = super().from_dict(config_dict, **kwargs)
+        config = made[0] if isinstance(made, tuple) else made
+        if any(value != config.tie_word_embeddings for value in given):
+            tied = config.tie_word_embeddings
+            raise UnsupportedError(
+                f"{_TIED} stands in the spec, as {tied}, and the weights were saved so: it cannot be {not tied} beside "
+                f"it; load the model, set config.{_TIED}, and give lm_head a weight of its own"
+            )
+        return made
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Writes config.json, and the file that `trust_remote_code=True` needs, if it speaks of it.
+
+        Raises:
+            CheckpointError: If somebody else's file of that name is there.
+        """
+        shim = Path(save_directory) / SHIM
+        if shim.is_file() and not is_shim(shim):
+            raise CheckpointError(f"{shim}: not written by hybridgen; move it, or name another directory")
+        super().save_pretrained(save_directory, push_to_hub, **kwargs)
+        if SHIM_MODULE in str(getattr(self, "auto_map", None)):
+            with replaced_file(shim) as staging:
+                staging.write_text(SHIM_TEXT, encoding="utf-8")
 
     @classmethod
     def from_spec(cls, spec: ModelSpec, **kwargs: Any) -> "HybridgenConfig":
@@ -201,6 +250,8 @@ def mixer_is_whole(layer: LayerSpec) -> bool:
         return mixer.window is not None or bool(mixer.d_conv) or mixer.selective
     return mixer is not None
 
+
+_TIED = "tie_word_embeddings"
 
 _DERIVED = (
     "hidden_size",

@@ -26,7 +26,7 @@ class Arranged(NamedTuple):
 
     def restored(self, hidden: Tensor) -> Tensor:
         """Returns (B, T, D) in the caller's order."""
-        return hidden if self.places is None else hidden.take_along_dim(self.places[..., None], dim=1)
+        return hidden if self.places is None else hidden.take_along_dim(self.places[..., None].to(hidden.device), dim=1)
 
 
 def check_tensor(value: object, name: str) -> None:
@@ -80,16 +80,39 @@ def arrange(
     return Arranged(x.take_along_dim(index, dim=1), mask.gather(1, order), None, order.argsort(dim=1))
 
 
+def sequence_begins(
+    seq_idx: Tensor | None, position_ids: Tensor | None, attention_mask: Tensor | None
+) -> Tensor | None:
+    """Returns (B or 1, T), true where a packed row's second or a later sequence begins; None if rows are not packed.
+
+    The arguments are those of a call that `arrange` has found to fit each other.
+    """
+    if seq_idx is not None:
+        return torch.nn.functional.pad(seq_idx.diff(dim=1) != 0, (1, 0))
+    is_padded = attention_mask is not None and (torch.compiler.is_compiling() or not bool(attention_mask.all()))
+    if position_ids is None or is_padded:
+        return None
+    return torch.nn.functional.pad(position_ids.diff(dim=1) != 1, (1, 0))
+
+
 def _own_part(attention_mask: Tensor | None, batch: int, length: int, state: DecodingState | None) -> Tensor | None:
     """Returns the mask of this call's tokens as booleans; None if all are real."""
     if attention_mask is None:
         return None
-    if not isinstance(attention_mask, Tensor) or attention_mask.ndim != 2 or attention_mask.is_floating_point():
+    is_one = isinstance(attention_mask, Tensor) and attention_mask.ndim == 2
+    # Of any dtype: PEFT's prompts put floats beside a tokenizer's integers.
+    if is_one and attention_mask.dtype != torch.bool and not torch.compiler.is_compiling():
+        ones = attention_mask == 1
+        # Floats without a one may be meant to be added to scores, where zero stands for a token that is seen.
+        is_one = bool(((attention_mask == 0) | ones).all()) and (
+            not attention_mask.is_floating_point() or bool(ones.any())
+        )
+    if not is_one:
         given = type(attention_mask).__name__
         if isinstance(attention_mask, Tensor):
             given = f"{tuple(attention_mask.shape)} of {attention_mask.dtype}"
         raise UnsupportedError(
-            f"attention_mask must be integers or booleans (batch, tokens), zero for padding: state-space layers cannot "
+            f"attention_mask must be zeros and ones (batch, tokens), zero for padding: state-space layers cannot "
             f"follow a mask per pair of tokens, nor one that is added to scores; given {given}"
         )
     seen = 0 if state is None or not state.length else state.length - state.memory_tokens
@@ -134,6 +157,7 @@ def _check_begun(mask: Tensor, state: DecodingState) -> None:
 
 def _packed(position_ids: Tensor, batch: int, length: int, state: DecodingState | None) -> Tensor | None:
     """Returns the number of each token's sequence where positions begin again; None where they do not."""
+    check_tensor(position_ids, "position_ids")
     if position_ids.ndim != 2 or position_ids.shape[1] != length or position_ids.shape[0] not in (1, batch):
         raise ShapeError(f"position_ids must be of shape ({batch}, {length}); given {tuple(position_ids.shape)}")
     if torch.compiler.is_compiling():

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,25 +12,38 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from hybridgen.errors import ShapeError, UnsupportedError
-from hybridgen.hf.attention import Attending
+from hybridgen.errors import HybridgenError, ShapeError, UnsupportedError
+from hybridgen.hf.attention import attend_by_interface
 from hybridgen.hf.cache import SharedState, new_cache, state_of
 from hybridgen.hf.config import HybridgenConfig, mixer_is_whole, state_is_whole
 from hybridgen.hf.inputs import Arranged, arrange, check_tensor
 from hybridgen.hub.architecture import AUTO_CLASSES
 from hybridgen.hub.configuration import auto_map
-from hybridgen.hub.shim import SHIM, SHIM_TEXT
 from hybridgen.integrations.liger import apply_to_new
 from hybridgen.layers.linear import Initialised
-from hybridgen.layers.mixers.attention import Attention
 from hybridgen.layers.mixers.base import MixerState
 from hybridgen.layers.mixers.residual_attention import ResidualAttention
 from hybridgen.layers.span import Span
 from hybridgen.model.backbone import Stack
+from hybridgen.model.decay import no_weight_decay
 from hybridgen.model.reading import Reading, read
 from hybridgen.spec.model import ModelSpec
 
 Layers = Sequence[MixerState | None] | None
+
+
+def checked(config: object) -> HybridgenConfig:
+    """Returns a configuration of ours.
+
+    Raises:
+        HybridgenError: If it is another one, or none.
+    """
+    if not isinstance(config, HybridgenConfig):
+        raise HybridgenError(
+            f"a hybridgen model takes a HybridgenConfig; given {type(config).__name__}: HybridgenConfig.from_spec "
+            f"makes one of a spec"
+        )
+    return config
 
 
 class HybridgenPreTrainedModel(PreTrainedModel):
@@ -61,6 +73,10 @@ class HybridgenPreTrainedModel(PreTrainedModel):
     def _can_set_attn_implementation(cls) -> bool:
         return True
 
+    def no_weight_decay(self) -> set[str]:
+        """Returns the names of weights that a recipe should not decay, besides biases and norms; see `HybridModel`."""
+        return no_weight_decay(self)
+
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
         """Does nothing: directories of ours hold a file that imports this package, not a copy of one file of it."""
@@ -87,12 +103,11 @@ class HybridgenPreTrainedModel(PreTrainedModel):
         Raises:
             ShapeError: If the number is no integer of at least 1; the model is left as it was.
         """
-        if new_num_tokens is not None and (
-            not isinstance(new_num_tokens, Integral) or isinstance(new_num_tokens, bool) or new_num_tokens < 1
-        ):
-            raise ShapeError(
-                f"resize_token_embeddings: new_num_tokens must be an integer of at least 1; given {new_num_tokens!r}"
-            )
+        multiple = args[0] if args else kwargs.get("pad_to_multiple_of")
+        for name, given in (("new_num_tokens", new_num_tokens), ("pad_to_multiple_of", multiple)):
+            is_one = isinstance(given, Integral) and not isinstance(given, bool) and int(given) >= 1
+            if given is not None and not is_one:
+                raise ShapeError(f"resize_token_embeddings: {name} must be an integer of at least 1; given {given!r}")
         return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
 
     def _set_gradient_checkpointing(
@@ -107,15 +122,11 @@ class HybridgenPreTrainedModel(PreTrainedModel):
     def save_pretrained(  # type: ignore[override]  # its many options are handed on
         self, save_directory: Any, is_main_process: bool = True, **kwargs: Any
     ) -> None:
-        """Saves the model as transformers does, and beside it the file that `trust_remote_code=True` needs."""
+        """Saves the model as transformers does; its configuration adds the file for `trust_remote_code=True`."""
         name = type(self).__name__
-        is_ours = name in AUTO_CLASSES
-        if is_ours:
+        if name in AUTO_CLASSES:
             self.config.auto_map = auto_map(name)
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
-        # With adapters loaded, they alone are saved.
-        if is_main_process and is_ours and not getattr(self, "_hf_peft_config_loaded", False):
-            (Path(save_directory) / SHIM).write_text(SHIM_TEXT, encoding="utf-8")
 
 
 class HybridgenModel(HybridgenPreTrainedModel, Stack):
@@ -126,12 +137,9 @@ class HybridgenModel(HybridgenPreTrainedModel, Stack):
     """
 
     def __init__(self, config: HybridgenConfig) -> None:
-        super().__init__(config)
+        super().__init__(checked(config))
         self.assemble(self.spec)
-        self.attending = Attending(config)
-        for mixer in self.modules():
-            if isinstance(mixer, Attention):
-                mixer.attend = self.attending
+        self.attending = attend_by_interface(self, config)
         self.gradient_checkpointing = False
         keep_islands(self)
         self.can_crop = not state_is_whole(self.spec)
@@ -164,7 +172,8 @@ class HybridgenModel(HybridgenPreTrainedModel, Stack):
             past_key_values: A `DynamicCache` or `StaticCache`, advanced in place.
             inputs_embeds: (B, T, D) what is read instead of the embeddings of `input_ids`.
             use_cache: Whether to return a cache; None is the configuration's `use_cache`, and False in training.
-            output_hidden_states: Whether to return the streams in front of the layers and the hidden states at the end.
+            output_hidden_states: Whether to return the tokens in front of the layers, the streams behind all but the
+                last (with `bidirectional: layers` behind each pair), and the hidden states at the end.
             output_attentions: Whether to return the weights (B, H, T, S) of each layer of plain softmax attention, and
                 of no other; needs `attn_implementation="eager"`. S counts the keys that the layer holds: under a window
                 not all, and memory tokens too, which stand before each row's first real token.
@@ -179,17 +188,17 @@ class HybridgenModel(HybridgenPreTrainedModel, Stack):
         cache, shared = self._cache(past_key_values, use_cache)
         state = None
         if shared is not None:
-            state = shared.prepare(self, x.shape[0], x.shape[1], (self.norm_f.weight.dtype, x.device))
+            state = shared.prepare(self, x.shape[0], x.shape[1])
         given = arrange(x, attention_mask, position_ids, seq_idx, state)
         streams: list[Tensor] = []
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        weights = self._recorded(self.config.output_attentions if output_attentions is None else output_attentions)
+        weights = self.attending.recorded(output_attentions)
 
         def run(tokens: Tensor, layers: Layers, span: Span) -> Tensor:
             if not wanted:
                 return self.run(tokens, layers, span)
             tokens = tokens if tokens.is_floating_point() else self.embed(tokens)
-            last, found = self.forward_layers(tokens, span, range(len(self.layers)), layers)
+            last, found = self.forward_layers(tokens, span, layers_with_streams(self), layers)
             streams.extend([tokens, *found[:-1]])
             return last
 
@@ -226,7 +235,7 @@ class HybridgenModel(HybridgenPreTrainedModel, Stack):
                     f"inputs_embeds must be of shape (batch, tokens, {self.d_model}); given {tuple(embeddings.shape)} "
                     f"of {embeddings.dtype}"
                 )
-            return embeddings
+            return self.dropped(embeddings)
         if self.embedding is None:
             raise UnsupportedError("this model reads no tokens; give inputs_embeds (batch, tokens, d_model)")
         if ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32):
@@ -259,17 +268,11 @@ class HybridgenModel(HybridgenPreTrainedModel, Stack):
         kinds = ", ".join(dict.fromkeys(mixer.type for _, mixer in whole if mixer is not None))
         return f"layers {', '.join(str(index) for index, _ in whole)} ({kinds})"
 
-    def _recorded(self, wanted: bool | None) -> list[Tensor] | None:
-        """Begins to record the weights of attention, if they are wanted."""
-        if not wanted:
-            return None
-        if self.config._attn_implementation != "eager":
-            raise UnsupportedError(
-                f"output_attentions needs attn_implementation='eager', which makes the weights; it is "
-                f"{self.config._attn_implementation!r}: call model.set_attn_implementation('eager')"
-            )
-        self.attending.weights = []
-        return self.attending.weights
+
+def layers_with_streams(stack: Stack) -> range:
+    """Returns the layers behind which there is a stream of the whole: of a pair the second one."""
+    every = 2 if stack.in_pairs else 1
+    return range(every - 1, len(stack.layers), every)
 
 
 def keep_islands(model: nn.Module) -> None:

@@ -17,7 +17,10 @@ SETTINGS = (*LABELS, "problem_type", "bos_token_id", "eos_token_id", "pad_token_
 
 def is_hub_config(config: Mapping[str, Any] | None) -> bool:
     """Tells whether a config.json is that of one of our models for transformers, whoever wrote it."""
-    return config is not None and config.get("model_type") == MODEL_TYPE and "spec" in config and "format" not in config
+    if config is None or config.get("model_type") != MODEL_TYPE or "spec" not in config:
+        return False
+    # Our own format says `format`; beside what transformers writes it may be a field that somebody added.
+    return "format" not in config or ("architectures" in config and config["format"] != MODEL_TYPE)
 
 
 def auto_map(name: str) -> dict[str, str]:

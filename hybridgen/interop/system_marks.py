@@ -28,6 +28,8 @@ def whose(config: Mapping[str, Any], place: Path, file: Path) -> str:
     Raises:
         CheckpointError: If it is nobody's that can be imported.
     """
+    if config.get("model_type") == "hybridgen" and "spec" not in config:
+        raise CheckpointError(f"{file}: has no spec, so the model is unknown; save the model again")
     if "hybridgen" in (config.get("format"), config.get("model_type")):
         raise CheckpointError(f"{place}: is a model saved by hybridgen already; load it as it is")
     if "model_type" in config or "architectures" in config:

@@ -63,11 +63,20 @@ class BranchOutput(nn.Linear):
 
 
 class Embedding(nn.Embedding):
-    """An embedding table whose rows start normal with standard deviation `std`."""
+    """An embedding table whose rows start normal with standard deviation `std`, and are read times `scale`.
 
-    def __init__(self, num_embeddings: int, embedding_dim: int, std: float) -> None:
+    The factor is applied here, so that whoever embeds ids by themselves gives the layers what a model gives them.
+    """
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, std: float, scale: float = 1.0) -> None:
         super().__init__(num_embeddings, embedding_dim)
         self.std = std
+        self.embed_scale = scale
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Looks up ids (...) and returns (..., D)."""
+        rows = super().forward(ids)
+        return rows if self.embed_scale == 1.0 else rows * self.embed_scale
 
     def initial_value(self, name: str, generator: torch.Generator) -> Tensor:
         """Returns the starting value of `weight`."""

@@ -57,6 +57,17 @@ class Span:
         self.begins = begins and starts is not None
         self.grid = grid
         self._shared: dict[Hashable, tuple[Tensor, Tensor]] = {}
+        self._elsewhere: dict[torch.device, Span] = {}
+
+    def to(self, device: torch.device | str | int) -> "Span":
+        """Returns the span for a layer on another device; accelerate calls it where it moves a layer's arguments."""
+        place = torch.device(device)
+        if place == self.device:
+            return self
+        if place not in self._elsewhere:
+            starts = None if self.starts is None else self.starts.to(place)
+            self._elsewhere[place] = Span(self.offset, self.length, place, starts, self.begins, self.grid)
+        return self._elsewhere[place]
 
     def part(self, begin: int, end: int) -> "Span":
         """Returns the span of the tokens begin ... end - 1 of this call."""

@@ -48,14 +48,14 @@ class Stack(nn.Module):
         self.d_model = stack.d_model
         self.residual_in_fp32 = stack.residual_in_fp32
         self.embedding: Embedding | None = None
-        self.embed_scale, self.embed_dropout = 1.0, 0.0
+        self.embed_dropout = 0.0
         if isinstance(spec.input, TokensInputSpec):
             rows = spec.input.padded_vocab_size()
-            self.embedding = Embedding(rows, stack.d_model, stack.init.initializer_range)
+            self.embedding = Embedding(rows, stack.d_model, stack.init.initializer_range, spec.input.embed_scale)
             self.std = stack.init.initializer_range
             if self.memory_count:
                 self.memory_tokens = nn.Parameter(torch.empty(self.memory_count, stack.d_model))
-            self.embed_scale, self.embed_dropout = spec.input.embed_scale, spec.input.dropout
+            self.embed_dropout = spec.input.dropout
         self.layer_dropout = stack.layer_dropout
         self.norms_sum = stack.norm_placement == "residual"
         self.ends_with_mlp = stack.layers[-1].mlp is not None
@@ -261,17 +261,15 @@ class Stack(nn.Module):
         max_seqlen: int,
         dtype: torch.dtype,
         rollback: int = 0,
-        device: torch.device | None = None,
     ) -> list[MixerState | None]:
-        """Makes an empty state of each layer's mixer; see `model.reading.make_state`."""
+        """Makes an empty state of each layer's mixer, where it runs; see `model.reading.make_state`."""
         if self.in_pairs:
             raise UnsupportedError(
                 "layers in pairs (bidirectional: layers) have no decoding state: every second layer reads backwards; "
                 "call the model on whole sequences, without a state"
             )
-        device = self.norm_f.weight.device if device is None else device
         states = [
-            None if block.mixer is None else block.mixer.init_state(batch_size, max_seqlen, dtype, device)
+            None if block.mixer is None else block.mixer.init_state(batch_size, max_seqlen, dtype, device_of(block))
             for block in cast(list[Block], list(self.layers))
         ]
         for block, state in zip(cast(list[Block], list(self.layers)), states, strict=True) if rollback else ():
@@ -283,9 +281,22 @@ class Stack(nn.Module):
     def embed(self, ids: Shaped[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """Looks up token ids."""
         assert self.embedding is not None, "only a model that reads tokens embeds them"
-        rows: Tensor = self.embedding(ids)
-        rows = rows if self.embed_scale == 1.0 else rows * self.embed_scale
+        return self.dropped(self.embedding(ids))
+
+    def dropped(self, rows: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """Returns embeddings as the first layer gets them in training: some of them zero, as the spec's input says."""
         return functional.dropout(rows, self.embed_dropout, self.training) if self.embed_dropout else rows
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Returns where a module runs: where its weights are, or where hooks of accelerate bring them for each call."""
+    for part in module.modules():
+        hook = getattr(part, "_hf_hook", None)
+        for one in getattr(hook, "hooks", [hook]):
+            place: torch.device | str | int | None = getattr(one, "execution_device", None)
+            if place is not None:
+                return torch.device(place)
+    return next(module.parameters()).device
 
 
 class Backbone(Stack):

@@ -30,7 +30,7 @@ class Remembering(NamedTuple):
         """Returns what came out at the call's own tokens, of which `count` memory tokens are none."""
         if self.places is None:
             return hidden[:, count:]
-        return hidden.take_along_dim(self.places[..., None], dim=1)
+        return hidden.take_along_dim(self.places[..., None].to(hidden.device), dim=1)
 
 
 def with_memory(

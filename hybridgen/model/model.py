@@ -11,6 +11,7 @@ from hybridgen.errors import HybridgenError, ShapeError, UnsupportedError
 from hybridgen.layers.linear import Embedding, Linear
 from hybridgen.model.backbone import Backbone
 from hybridgen.model.classifier import Classifier, classify
+from hybridgen.model.decay import no_weight_decay
 from hybridgen.model.reading import make_state, read
 from hybridgen.model.state import DecodingState
 from hybridgen.spec.ends import ClassifierHeadSpec, CodebooksHeadSpec, CodebooksInputSpec, LmHeadSpec, TokensInputSpec
@@ -105,6 +106,14 @@ class HybridModel(nn.Module):
             ShapeError: If a number is negative or no whole number.
         """
         return make_state(self.backbone, batch_size, max_seqlen, dtype or self.dtype, rollback)
+
+    def no_weight_decay(self) -> set[str]:
+        """Returns the names of weights that a recipe should not decay, besides biases and norms.
+
+        They are the parameters of scans (`A_log`, `D`, `dt_bias`, as mamba-ssm marks them), memory and class tokens,
+        and position embeddings.
+        """
+        return no_weight_decay(self)
 
     @property
     def device(self) -> torch.device:
@@ -246,6 +255,14 @@ def base_model(model: nn.Module) -> nn.Module:
     """Returns the model without its head: the module that `base_model_prefix` names, or the model itself.
 
     Works on our models and on Hugging Face's alike.
+
+    Raises:
+        HybridgenError: If it is no model.
     """
-    core: nn.Module = getattr(model, getattr(model, "base_model_prefix", ""), model)
+    prefix = getattr(model, "base_model_prefix", "")
+    if not isinstance(model, nn.Module) or not isinstance(prefix, str):
+        raise HybridgenError(
+            f"base_model takes a model, whose base_model_prefix is a name; given {type(model).__name__}"
+        )
+    core: nn.Module = getattr(model, prefix, model)
     return core

@@ -95,12 +95,11 @@ def make_state(
     max_seqlen: int,
     dtype: torch.dtype,
     rollback: int = 0,
-    device: torch.device | None = None,
 ) -> DecodingState:
-    """Makes an empty decoding state, on the weights' device if no other is given; see `HybridModel.init_state`."""
+    """Makes an empty decoding state, each layer's where the layer runs; see `HybridModel.init_state`."""
     for name, given in (("batch_size", batch_size), ("max_seqlen", max_seqlen), ("rollback", rollback)):
         if type(given) is not int or given < 0:
             raise ShapeError(f"{name} must be a whole number, 0 or more; given {given!r}")
     max_seqlen += stack.memory_count
-    layers = stack.init_state(batch_size, max_seqlen, dtype, rollback, device)
+    layers = stack.init_state(batch_size, max_seqlen, dtype, rollback)
     return DecodingState(layers, batch_size, max_seqlen, stack.state_key, rollback, stack.memory_count)

@@ -213,13 +213,6 @@ class VisionModel(HybridModel):
             "classifier": "head",
         }
 
-    def no_weight_decay(self) -> set[str]:
-        """Returns the names of weights that a recipe should not decay, besides biases and norms."""
-        own = {*self._class_tokens(), "pos_embed"} & {name for name, _ in self.named_parameters(recurse=False)}
-        parts = ("A_", "D", "dt_bias")
-        scans = {name for name, _ in self.named_parameters() if name.rpartition(".")[2].startswith(parts)}
-        return own | scans
-
     def init_state(
         self, batch_size: int, max_seqlen: int, dtype: torch.dtype | None = None, rollback: int = 0
     ) -> DecodingState:

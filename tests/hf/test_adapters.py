@@ -134,3 +134,33 @@ def test_adapters_train():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] - 0.2
+
+
+@pytest.mark.filterwarnings("ignore:Position ids are not supported:UserWarning")  # generate gives them
+@pytest.mark.parametrize("pattern", ["A A", "M A N"])
+def test_prompts_train_and_generate(pattern):
+    torch.manual_seed(0)
+    config = peft.PromptTuningConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=3, token_dim=32, num_layers=2, num_attention_heads=4
+    )
+    model = peft.get_peft_model(wrap(language_model(pattern=pattern)), config)
+    mask = torch.ones(2, 12, dtype=torch.int64)
+    model.train()(input_ids=ids(), attention_mask=mask, labels=ids()).loss.backward()
+    trained = {name for name, value in model.named_parameters() if value.grad is not None and bool(value.grad.any())}
+    assert trained == {name for name, _ in model.named_parameters() if "prompt" in name}
+    mask[0, :4] = 0
+    model.eval()
+    made = [
+        model.generate(input_ids=ids(), attention_mask=mask, max_new_tokens=4, do_sample=False, use_cache=use_cache)
+        for use_cache in (True, False)
+    ]
+    assert torch.equal(*made)
+
+
+def test_an_adapted_scaled_embedding_is_merged_as_it_was():
+    parts = {"input": {"type": "tokens", "vocab_size": 50, "pad_vocab_size_multiple": 8, "embed_scale": 3.0}}
+    model, _ = adapted(["embedding"], head={"type": "lm", "tie_embeddings": False}, **parts)
+    expected = model.eval()(ids()).logits
+    embedded = model.get_input_embeddings()(ids())
+    torch.testing.assert_close(model(inputs_embeds=embedded).logits, expected)
+    torch.testing.assert_close(model.merge_and_unload()(ids()).logits, expected, rtol=1e-4, atol=1e-5)

@@ -1,10 +1,15 @@
 """Wrong calls of the classes of `hybridgen.hf` are refused with words, and change nothing."""
 
+import json
+
 import pytest
 import torch
+import transformers
+from safetensors.torch import load_file, save_file
 
 import hybridgen as hg
-from hybridgen.errors import ShapeError, UnsupportedError
+from hybridgen import hf
+from hybridgen.errors import CheckpointError, HybridgenError, ShapeError, SpecError, UnsupportedError
 from hybridgen.hf import HybridgenForCausalLM, wrap
 from tests.helpers.hub_models import document, ids
 from tests.hf.kinds import KINDS
@@ -81,3 +86,128 @@ def test_labels_of_classifiers_that_do_not_fit(classes, labels, words):
 def test_a_classifier_without_classes_has_no_loss():
     with pytest.raises(UnsupportedError, match="without classes has no loss; load it with num_labels"):
         classifier(0)(ids(), labels=torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("count", [-1, True])
+def test_a_number_of_logits_is_no_less_than_none(count):
+    with pytest.raises(
+        ShapeError, match=f"logits_to_keep must be a number of last positions, 0 for all; given {count}"
+    ):
+        language_model()(torch.ones(1, 6, dtype=torch.int64), logits_to_keep=count)
+
+
+@pytest.mark.parametrize("places", [torch.tensor(1), torch.ones(1, 1, dtype=torch.int64), torch.ones(2)])
+def test_logits_are_kept_of_a_list_of_positions(places):
+    with pytest.raises(ShapeError, match=r"logits_to_keep must be positions \(n,\), integers; given"):
+        language_model()(torch.ones(1, 6, dtype=torch.int64), logits_to_keep=places)
+
+
+def test_labels_and_what_they_ignore_are_integers():
+    tokens = torch.ones(1, 6, dtype=torch.int64)
+    with pytest.raises(ShapeError, match=r"labels must be integers, .*; given torch.uint8"):
+        language_model()(tokens, labels=tokens.to(torch.uint8))
+    with pytest.raises(ShapeError, match="ignore_index must be an integer; given None"):
+        language_model()(tokens, labels=tokens, ignore_index=None)
+
+
+@pytest.mark.parametrize("multiple", [0, -8])
+def test_a_table_is_padded_to_a_number_of_rows(multiple):
+    with pytest.raises(ShapeError, match="pad_to_multiple_of must be an integer of at least 1; given"):
+        language_model().resize_token_embeddings(60, pad_to_multiple_of=multiple)
+
+
+@pytest.mark.parametrize("config", [None, {}, transformers.LlamaConfig(num_hidden_layers=1)])
+@pytest.mark.parametrize("name", ["CausalLM", "SequenceClassification", "ImageClassification", "Model"])
+def test_classes_take_our_configuration(name, config):
+    kind = getattr(hf, "HybridgenModel" if name == "Model" else f"HybridgenFor{name}")
+    with pytest.raises(HybridgenError, match="takes a HybridgenConfig; given"):
+        kind(config)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    hg.save(language_model(), tmp_path, format="hf")
+    return tmp_path
+
+
+def changed(directory, **fields):
+    """Rewrites config.json."""
+    path = directory / "config.json"
+    config = json.loads(path.read_text()) | fields
+    path.write_text(json.dumps({key: value for key, value in config.items() if value != "gone"}))
+
+
+@pytest.mark.parametrize("spec", [None, "gone"])
+def test_a_directory_without_a_spec_is_no_model(saved, spec):
+    changed(saved, spec=spec)
+    with pytest.raises(SpecError, match="holds its spec, and this one holds none; save the model again"):
+        HybridgenForCausalLM.from_pretrained(saved)
+    with pytest.raises(HybridgenError):
+        hg.load(saved)
+
+
+def test_ties_beside_the_spec_are_refused(saved):
+    with pytest.raises(UnsupportedError, match="tie_word_embeddings stands in the spec, as True"):
+        HybridgenForCausalLM.from_pretrained(saved, tie_word_embeddings=False)
+    changed(saved, tie_word_embeddings=False)
+    with pytest.raises(UnsupportedError, match=r"set config\.tie_word_embeddings, and give lm_head a weight"):
+        HybridgenForCausalLM.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("field", ["resolved", "_resolved", "to_dict"])
+def test_no_field_of_config_json_takes_the_place_of_a_method(saved, field):
+    changed(saved, **{field: 5})
+    with pytest.raises(UnsupportedError, match=f"{field} is no field of a configuration"):
+        HybridgenForCausalLM.from_pretrained(saved)
+
+
+def test_a_field_called_format_is_somebodys_own(saved):
+    changed(saved, format="x")
+    tokens = torch.ones(1, 6, dtype=torch.int64)
+    assert torch.equal(hg.load(saved).eval()(tokens), HybridgenForCausalLM.from_pretrained(saved).eval()(tokens).logits)
+    changed(saved, format="hybridgen")
+    with pytest.raises(CheckpointError, match="if it is of Hugging Face's format, remove its field `format`"):
+        hg.load(saved)
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_file_of_the_users_is_not_overwritten(tmp_path, is_link):
+    directory, own = tmp_path / "out", tmp_path / "own.py"
+    directory.mkdir()
+    path = directory / "modeling_hybridgen.py"
+    if is_link:
+        own.write_text("mine")
+        path.symlink_to(own)
+    else:
+        path.write_text("mine")
+    with pytest.raises(CheckpointError, match=r"modeling_hybridgen\.py: not written by hybridgen; move it"):
+        language_model().save_pretrained(directory)
+    assert path.read_text() == "mine"
+
+
+def test_one_weight_is_stored_once_and_in_one_dtype(saved):
+    file = saved / "model.safetensors"
+    weights = load_file(file)
+    name = "backbone.layers.0.mixer.in_proj.weight"
+    save_file(weights | {name.removeprefix("backbone."): weights[name] / 2}, file)
+    with pytest.raises(CheckpointError, match=f"layers.0.mixer.in_proj.weight are both {name}; remove one of them"):
+        hg.load(saved)
+    save_file(weights | {name: weights[name].double()}, file)
+    words = r"in_proj\.weight is stored as torch\.float64, and most weights as torch\.float32"
+    with pytest.raises(CheckpointError, match=words):
+        hg.load(saved)
+    assert hg.load(saved, dtype="float32").get_parameter(name).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", [5, None, b"x", "a\0b", "x" * 5000])
+def test_directories_have_names(name):
+    with pytest.raises(CheckpointError):
+        hg.load(name)
+    with pytest.raises(CheckpointError):
+        hg.save(language_model(), name)
+
+
+@pytest.mark.parametrize("model", [5, None, "x"])
+def test_base_models_are_of_models(model):
+    with pytest.raises(HybridgenError, match="base_model takes a model"):
+        hg.base_model(model)

@@ -143,3 +143,21 @@ def test_without_classes_the_logits_are_pooled_states_until_labels_are_asked_for
     assert info["missing_keys"] == {"head.weight", "head.bias"}
     assert three(given, labels=torch.tensor([0, 2])).logits.shape == (2, 3)
     assert three.config.num_labels == three.spec.head.num_classes == 3
+
+
+def test_attention_of_images_goes_by_the_interface():
+    model = wrap(
+        hg.build(hg.ModelSpec.model_validate(image_document())),
+    ).eval()
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = model(images)
+    assert expected.attentions is None
+    with pytest.raises(UnsupportedError, match="needs attn_implementation='eager'"):
+        model(images, output_attentions=True)
+    model.set_attn_implementation("eager")
+    found = model(images, output_attentions=True, output_hidden_states=True)
+    torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-5)
+    assert [tuple(one.shape) for one in found.attentions] == [(2, 4, 4, 4)]
+    torch.testing.assert_close(found.attentions[0].sum(dim=-1), torch.ones(2, 4, 4))
+    assert len(found.hidden_states) == 3
+    assert model.get_input_embeddings() is model.patch_embed

@@ -23,6 +23,7 @@ from hybridgen.hf import (
     wrap,
 )
 from tests.helpers.hub_models import document, ids, image_document, language_model
+from tests.hf.kinds import wrapped
 
 UNTIED = {"type": "lm", "tie_embeddings": False, "bias": True, "logit_scale": 0.5, "logit_softcap": 8.0}
 TIED = {"type": "lm", "tie_embeddings": True}
@@ -194,6 +195,27 @@ def test_device_maps(tmp_path, options):
     plain = language_model()
     hg.save(plain, tmp_path, format="hf")
     assert same(AutoModelForCausalLM.from_pretrained(tmp_path, **options), plain)
+
+
+@pytest.mark.parametrize("kind", ["transformer", "mamba2", "hybrid2", "values", "memory"])
+def test_layers_on_several_devices(kind):
+    """The second device is `meta`, which takes tensors of its own alone, as a second GPU would."""
+    from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+
+    model = wrapped(kind, "float32")
+    for module in [*model.backbone.layers[1:], model.backbone.norm_f, model.lm_head]:
+        module.to("meta")
+        add_hook_to_module(module, AlignDevicesHook(execution_device="meta", skip_keys=["past_key_values"]))
+    tokens, mask = ids(2, 6) % 48, torch.tensor([[0, 0, 1, 1, 1, 1], [1] * 6])
+    assert model(tokens, attention_mask=mask, use_cache=False).logits.device.type == "meta"
+    with torch.no_grad():
+        outputs = model(tokens, attention_mask=mask, use_cache=True)
+        places = [layer and next(iter(layer.tensors().values())).device.type
+                  for layer in outputs.past_key_values.layers[0].shared.state.layers]  # fmt: skip
+        assert places == ["cpu"] + ["meta"] * (len(places) - 1)
+        again = torch.cat((mask, torch.ones(2, 1, dtype=mask.dtype)), dim=1)
+        outputs = model(tokens[:, :1], attention_mask=again, past_key_values=outputs.past_key_values)
+    assert outputs.logits.shape == (2, 1, model.config.vocab_size)
 
 
 def test_meta_models_have_shapes_and_no_values(tmp_path):

@@ -93,15 +93,28 @@ def test_a_loss_function_of_the_callers_gets_logits(pair):
     tokens, labels = tokens_and_labels()
     called = {}
 
-    def loss_function(logits, labels, vocab_size, num_items_in_batch=None, ignore_index=-100, shift_labels=None, **_):
-        called.update(vocab_size=vocab_size, items=num_items_in_batch, shape=logits.shape)
-        return functional.cross_entropy(logits.flatten(0, -2), shift_labels.flatten(), ignore_index=ignore_index)
+    def loss_function(logits, labels, vocab_size, **options):
+        called.update(options, vocab_size=vocab_size, shape=logits.shape, labels=labels)
+        return functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
     expected = model.train()(tokens, labels=labels).loss
     model.loss_function = loss_function
     torch.testing.assert_close(model(tokens, labels=labels, num_items_in_batch=3).loss, expected)
-    assert called["vocab_size"] == 56
-    assert called["items"] == 3
+    assert called.pop("labels") is labels
+    assert called == {"vocab_size": 56, "num_items_in_batch": 3, "shape": (3, 14, 56)}
+
+
+def test_the_end_of_a_packed_sequence_does_not_predict_the_next_one(pair):
+    _, model = pair
+    tokens = tokens_and_labels()[0][:1, :11]
+    parts = [model(part, labels=part, num_items_in_batch=9).loss for part in tokens.split([4, 5, 2], dim=1)]
+    marks = {
+        "seq_idx": torch.tensor([[0] * 4 + [1] * 5 + [2] * 2]),
+        "position_ids": torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4, 0, 1]]),
+    }
+    for name, value in marks.items():
+        packed = model(tokens, labels=tokens, num_items_in_batch=9, **{name: value}).loss
+        torch.testing.assert_close(packed, sum(parts)), name
 
 
 class Doubled(nn.Module):
@@ -162,3 +175,11 @@ def test_autocast_gives_a_loss_near_that_of_float32():
         loss = model(tokens, labels=labels).loss
     loss.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-2, atol=1e-2)
+
+
+def test_a_model_can_be_told_to_return_logits_in_training(pair):
+    _, model = pair
+    tokens, labels = tokens_and_labels()
+    model.train().skip_logits = False
+    assert model(tokens, labels=labels).logits is not None
+    assert model(tokens, labels=labels, skip_logits=True).logits is None

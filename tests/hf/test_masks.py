@@ -78,6 +78,7 @@ def test_masks_that_cannot_be_followed_are_refused_with_words():
         (seen, UnsupportedError, "cannot follow a mask per pair of tokens"),
         (torch.zeros(2, 4), UnsupportedError, r"nor one that is added to scores; given \(2, 4\) of torch.float32"),
         ({"full_attention": seen}, UnsupportedError, "given dict"),
+        (2 * ones, UnsupportedError, "must be zeros and ones"),
         (ones[0], UnsupportedError, r"given \(4,\) of torch.int64"),
         (ones[:1], ShapeError, r"attention_mask must be of shape \(2, 4\)"),
         (torch.ones(2, 5, dtype=torch.long), ShapeError, r"the tokens in the cache included; given \(2, 5\)"),

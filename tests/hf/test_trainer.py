@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 import hybridgen as hg
 from hybridgen.hf import wrap
-from tests.helpers.hub_models import ids, image_document, language_model
+from tests.helpers.hub_models import document, ids, image_document, language_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
 
@@ -132,6 +132,51 @@ def test_label_smoothing_gets_its_logits(tmp_path):
     assert losses(trainer)[0] > losses(plain)[0] - 0.5
     assert losses(trainer)[1] < losses(trainer)[0]
     assert losses(trainer) != losses(plain)
+
+
+def test_label_smoothing_looks_at_the_next_token(tmp_path):
+    """Trainer shifts labels by itself here, for classes that it knows to predict the next token."""
+    without = losses(train(tmp_path, max_steps=1))
+    assert losses(train(tmp_path, max_steps=1, label_smoothing_factor=1e-9)) == pytest.approx(without, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["rows", "images"])
+def test_classifiers_accumulate_gradients_as_one_batch_has_them(tmp_path, kind):
+    if kind == "rows":
+        spec = document(head={"type": "classifier", "num_classes": 5})
+        data = [{"input_ids": row["input_ids"], "labels": index % 5} for index, row in enumerate(Rows(8))]
+    else:
+        spec = image_document(num_classes=5)
+        generator = torch.Generator().manual_seed(0)
+        data = [{"pixel_values": torch.randn(3, 8, 8, generator=generator), "labels": index % 5} for index in range(8)]
+    found = []
+    for size, steps in ((8, 1), (2, 4)):
+        model = wrap(hg.build(hg.ModelSpec.model_validate(spec), seed=1))
+        options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps, "max_steps": 1}
+        trainer = Trainer(model=model, args=arguments(tmp_path, **options), train_dataset=data)
+        trainer.train()
+        found.append([trainer.state.log_history[0][name] for name in ("loss", "grad_norm")])
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
+def test_groups_of_parameters_that_spare_scans_from_decay(tmp_path):
+    """As docs/huggingface.md has it."""
+    model = wrap(language_model())
+    exempt = model.no_weight_decay()
+    assert {name.rpartition(".")[2] for name in exempt} == {"A_log", "D", "dt_bias"}
+    groups = {True: [], False: []}
+    for name, weight in model.named_parameters():
+        groups[weight.ndim > 1 and name not in exempt].append(weight)
+    options = {"params": [{"params": groups[True], "weight_decay": 0.1}, {"params": groups[False]}], "lr": 1e-3}
+    trainer = Trainer(
+        model=model,
+        args=arguments(tmp_path, max_steps=1),
+        train_dataset=Rows(4),
+        optimizer_cls_and_kwargs=(torch.optim.AdamW, options | {"weight_decay": 0.0}),
+    )
+    trainer.train()
+    assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0.1, 0.0]
+    assert sum(len(group["params"]) for group in trainer.optimizer.param_groups) == len(list(model.parameters()))
 
 
 def test_bfloat16_and_checkpointing(tmp_path):

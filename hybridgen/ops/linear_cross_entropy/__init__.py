@@ -87,9 +87,15 @@ def _dtype_of_products(hidden: Tensor) -> torch.dtype:
 
 
 def _check(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None) -> None:
+    for name, given in (("hidden", hidden), ("weight", weight), ("labels", labels), ("bias", bias)):
+        if not isinstance(given, Tensor) and not (name == "bias" and given is None):
+            raise ShapeError(f"linear_cross_entropy: {name} must be a tensor, but is {type(given).__name__}")
     for name, matrix, axes in (("hidden", hidden, "N, D"), ("weight", weight, "V, D")):
         if matrix.dim() != 2:
             raise ShapeError(f"linear_cross_entropy: {name} must have shape ({axes}), but has {tuple(matrix.shape)}")
+    for name, tensor in (("weight", weight), ("labels", labels), ("bias", bias)):
+        if tensor is not None and tensor.device != hidden.device:
+            raise ShapeError(f"linear_cross_entropy: {name} is on {tensor.device}, and hidden on {hidden.device}")
     (N, D), V = hidden.shape, weight.shape[0]
     check_shapes("linear_cross_entropy", {"weight": (weight, (V, D)), "labels": (labels, (N,)), "bias": (bias, (V,))})
     if not V:
