@@ -1,18 +1,31 @@
-"""What is read of the configurations of transformers' own models: a class per model type, with upstream's defaults.
+"""The model types of transformers that can be imported and exported, and how their configurations are checked.
 
-A field of the class is read, and may have to hold one of a few values (`only`); one of `unread` changes no number of a
-model that has its weights; any other is refused. The names and defaults are those of transformers 5.23. Loads no torch.
+A field of a type's class is read, and may have to hold one of a few values (`only`); one of `unread` changes no number
+of a model that has its weights; any other is refused. Loads no torch.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hybridgen.errors import Fault, SpecError, UnsupportedError
-from hybridgen.interop.upstream_fields import Section, read_mapping, read_section, wrong_fault
-from hybridgen.spec.base import NonNegativeInt, PositiveFloat, PositiveInt, Share, Spec
-from hybridgen.spec.mamba import DtLimit
-from hybridgen.spec.parts import LayerCount
+from hybridgen.interop.huggingface_fields import (
+    FULL,
+    SLIDING,
+    SSM_NAMES,
+    BambaFields,
+    DecoderFields,
+    FalconMambaFields,
+    HubFields,
+    JambaFields,
+    LlamaFields,
+    Mamba2Fields,
+    MambaFields,
+    MistralFields,
+    Qwen2Fields,
+    Qwen3Fields,
+)
+from hybridgen.interop.upstream_fields import read_mapping, read_section, wrong_fault
 from hybridgen.spec.report import shown
 
 TITLE = "Hugging Face transformers"
@@ -22,153 +35,6 @@ ACTIVATIONS = {
     "relu": "relu", "relu2": "relu2",
 }  # fmt: skip
 """Upstream's activations, and ours."""
-FULL, SLIDING = "full_attention", "sliding_attention"
-"""Upstream's `layer_types` of attention."""
-
-
-class HubFields(Spec):
-    """What every model type has."""
-
-    vocab_size: PositiveInt
-    hidden_size: PositiveInt
-    num_hidden_layers: LayerCount
-    tie_word_embeddings: bool = False
-
-
-class MambaFields(HubFields):
-    """Of MambaConfig."""
-
-    vocab_size: PositiveInt = 50280
-    hidden_size: PositiveInt = 768
-    num_hidden_layers: LayerCount = 32
-    tie_word_embeddings: bool = True
-    state_size: PositiveInt = 16
-    expand: PositiveInt = 2
-    # No field upstream, but it takes the place of what `expand` makes, as in falcon-mamba-7b.
-    intermediate_size: PositiveInt | None = None
-    conv_kernel: PositiveInt = 4
-    layer_norm_epsilon: PositiveFloat = 1e-5
-    use_bias: bool = False
-    use_conv_bias: bool = True
-    hidden_act: str = "silu"
-    residual_in_fp32: bool = True
-    time_step_rank: PositiveInt | str = "auto"
-
-    def d_inner(self) -> int:
-        """Channels of the scan."""
-        return self.intermediate_size or self.expand * self.hidden_size
-
-
-class FalconMambaFields(MambaFields):
-    """Of FalconMambaConfig."""
-
-    mixer_rms_eps: PositiveFloat = 1e-6
-
-
-class Mamba2Fields(HubFields):
-    """Of Mamba2Config."""
-
-    vocab_size: PositiveInt = 32768
-    hidden_size: PositiveInt = 4096
-    num_hidden_layers: LayerCount = 64
-    num_heads: PositiveInt = 128
-    head_dim: PositiveInt = 64
-    state_size: PositiveInt = 128
-    n_groups: PositiveInt = 8
-    expand: PositiveInt = 2
-    conv_kernel: PositiveInt = 4
-    layer_norm_epsilon: PositiveFloat = 1e-5
-    use_bias: bool = False
-    use_conv_bias: bool = True
-    hidden_act: str = "silu"
-    residual_in_fp32: bool = True
-    time_step_limit: DtLimit = (0.0, None)
-    chunk_size: PositiveInt = 256
-
-
-class DecoderFields(HubFields):
-    """What LlamaConfig and its kin have in common."""
-
-    hidden_size: PositiveInt = 4096
-    num_hidden_layers: LayerCount = 32
-    intermediate_size: PositiveInt
-    num_attention_heads: PositiveInt = 32
-    num_key_value_heads: PositiveInt | None = None
-    head_dim: PositiveInt | None = None
-    hidden_act: str = "silu"
-    rms_norm_eps: PositiveFloat = 1e-6
-    attention_dropout: Share | None = 0.0
-    rope_parameters: Section | None = None
-    # Names of transformers before version 5, which the new ones still read.
-    rope_scaling: Section | None = None
-    rope_theta: PositiveFloat | None = None
-
-    def rope(self) -> dict[str, Any]:
-        """The rotary parameters, by upstream's order of places."""
-        given = self.rope_scaling or self.rope_parameters or {}
-        rope: dict[str, Any] = {"rope_theta": self.rope_theta or 10000.0} | given
-        rope["rope_type"] = rope.get("rope_type", rope.get("type", "default"))
-        return {name: value for name, value in rope.items() if name != "type"}
-
-    def dim(self) -> int:
-        """Channels of one head."""
-        return self.head_dim or self.hidden_size // self.num_attention_heads
-
-    def windows(self) -> list[int | None]:
-        """The sliding window of each layer."""
-        return [None] * self.num_hidden_layers
-
-
-class LlamaFields(DecoderFields):
-    """Of LlamaConfig."""
-
-    vocab_size: PositiveInt = 32000
-    intermediate_size: PositiveInt = 11008
-    attention_bias: bool = False
-    mlp_bias: bool = False
-
-
-class MistralFields(DecoderFields):
-    """Of MistralConfig."""
-
-    vocab_size: PositiveInt = 32000
-    intermediate_size: PositiveInt = 14336
-    num_key_value_heads: PositiveInt | None = 8
-    sliding_window: PositiveInt | None = 4096
-
-    def windows(self) -> list[int | None]:
-        """The sliding window of each layer."""
-        return [self.sliding_window] * self.num_hidden_layers
-
-
-class Qwen2Fields(DecoderFields):
-    """Of Qwen2Config."""
-
-    vocab_size: PositiveInt = 151936
-    intermediate_size: PositiveInt = 22016
-    num_key_value_heads: PositiveInt | None = 32
-    use_sliding_window: bool = False
-    sliding_window: PositiveInt | None = 4096
-    max_window_layers: NonNegativeInt = 28
-    layer_types: list[str] | None = None
-
-    def kinds(self) -> list[str]:
-        """What attends how, layer by layer."""
-        if self.layer_types is not None:
-            return self.layer_types
-        first = self.max_window_layers if self.use_sliding_window and self.sliding_window else self.num_hidden_layers
-        return [FULL if index < first else SLIDING for index in range(self.num_hidden_layers)]
-
-    def windows(self) -> list[int | None]:
-        """The sliding window of each layer."""
-        return [self.sliding_window if kind == SLIDING else None for kind in self.kinds()]
-
-
-class Qwen3Fields(Qwen2Fields):
-    """Of Qwen3Config."""
-
-    head_dim: PositiveInt = 128
-    attention_bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -226,6 +92,19 @@ MODEL_TYPES = {
     "mistral": ModelType("MistralForCausalLM", MistralFields, _MLP, _UNREAD_DECODER),
     "qwen2": ModelType("Qwen2ForCausalLM", Qwen2Fields, _MLP, _UNREAD_DECODER),
     "qwen3": ModelType("Qwen3ForCausalLM", Qwen3Fields, _MLP, _UNREAD_DECODER),
+    # z_loss_coefficient is of the loss alone.
+    "bamba": ModelType(
+        "BambaForCausalLM", BambaFields, _SILU | {"rms_norm_eps": (1e-5,)},
+        _UNREAD_DECODER | {"z_loss_coefficient", "attn_rotary_emb"},
+    ),
+    # Of one expert there is nothing to choose.
+    "jamba": ModelType(
+        "JambaForCausalLM", JambaFields, _SILU | {"num_experts": (1,), "rms_norm_eps": (1e-6,)},
+        _UNREAD_DECODER | {
+            "output_router_logits", "router_aux_loss_coef", "num_experts_per_tok", "expert_layer_period",
+            "expert_layer_offset", "use_mamba_kernels", "use_mambapy", "use_associative_scan",
+        },
+    ),
 }  # fmt: skip
 """The model types that can be imported and exported."""
 
@@ -275,7 +154,12 @@ def _number(value: object) -> object:
 def _rules(fields: HubFields) -> list[Fault]:
     """What upstream checks between fields, or of a text."""
     faults = []
-    if isinstance(fields, MambaFields):
+    if isinstance(fields, BambaFields | JambaFields):
+        names = SSM_NAMES["bamba" if isinstance(fields, BambaFields) else "jamba"]
+        if isinstance(fields, BambaFields) and isinstance(fields.mamba_d_head, str) and fields.mamba_d_head != "auto":
+            return [wrong_fault("mamba_d_head", {"enum": ["auto"], "default": "auto"}, fields.mamba_d_head)]
+        faults += [replace(fault, path=names[str(fault.path)]) for fault in _rules(fields.ssm())]
+    elif isinstance(fields, MambaFields):
         if isinstance(fields.time_step_rank, str) and fields.time_step_rank != "auto":
             faults.append(wrong_fault("time_step_rank", {"enum": ["auto"], "default": "auto"}, fields.time_step_rank))
     elif isinstance(fields, Mamba2Fields):
@@ -287,10 +171,12 @@ def _rules(fields: HubFields) -> list[Fault]:
         rule = f"must have one entry per layer, {fields.num_hidden_layers}; given {len(fields.kinds())}"
         faults.append(Fault(None, None, None, "layer_types", rule, "change one of the two"))
     if isinstance(fields, DecoderFields):
-        theta = fields.rope()["rope_theta"]
-        if isinstance(theta, bool) or not isinstance(theta, int | float) or not 0 < theta < float("inf"):
-            rule = f"must be a number greater than 0; given {shown(theta)}"
-            faults.append(Fault(None, None, None, "rope_parameters.rope_theta", rule, "write 10000.0"))
+        limits = {"rope_theta": (float("inf"), "10000.0"), "partial_rotary_factor": (1.0, "1.0")}
+        for key, (most, fix) in limits.items():
+            value = fields.rope().get(key, 1.0)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+                rule = f"must be a number greater than 0 and at most {most}; given {shown(value)}"
+                faults.append(Fault(None, None, None, f"rope_parameters.{key}", rule, f"write {fix}"))
     return faults
 
 
@@ -300,10 +186,12 @@ def _lacking(fields: HubFields) -> list[str]:
     if isinstance(fields, DecoderFields):
         place = "rope_scaling" if fields.rope_scaling else "rope_parameters"
         for key, value in fields.rope().items():
-            usual = {"rope_type": "default", "partial_rotary_factor": 1.0}
-            if key != "rope_theta" and (key not in usual or value != usual[key]):
+            is_partial = key == "partial_rotary_factor" and (value == 1.0 or isinstance(fields, BambaFields))
+            if key != "rope_theta" and not is_partial and (key, value) != ("rope_type", "default"):
                 reason = " (positions are never scaled here)" if key == "rope_type" else ""
                 lacking.append(f"{place}.{key}: {shown(value)}{reason}")
+    if isinstance(fields, BambaFields | JambaFields) and len(fields.attention_layers()) == fields.num_hidden_layers:
+        lacking.append("no SSM layer at all (without one, a model here is a llama, by the names of its weights)")
     if isinstance(fields, Qwen2Fields):
         for kind in dict.fromkeys(fields.kinds()):
             if kind not in (FULL, SLIDING):

@@ -29,29 +29,53 @@ class _Names:
     embedding: str
     layers: str
     norm_f: str
-    parts: Mapping[str, tuple[str, ...]]
+    around: Mapping[str, tuple[str, ...]]
+    ssm: Mapping[str, tuple[str, ...]]
 
 
-_SSM = _Names("backbone.embeddings", "backbone.layers.", "backbone.norm_f", {"norm": ("norm",), "mixer": ("mixer",)})
+_ATTENTION = {
+    "mixer.in_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "mixer.out_proj": ("self_attn.o_proj",),
+    "mixer.q_norm": ("self_attn.q_norm",),
+    "mixer.k_norm": ("self_attn.k_norm",),
+}
+_SSM = _Names("backbone.embeddings", "backbone.layers.", "backbone.norm_f", {"norm": ("norm",)}, {"mixer": ("mixer",)})
 _DECODER = _Names(
     "model.embed_tokens",
     "model.layers.",
     "model.norm",
     {
         "norm": ("input_layernorm",),
-        "mixer.in_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-        "mixer": ("self_attn",),
-        "mixer.out_proj": ("self_attn.o_proj",),
         "norm2": ("post_attention_layernorm",),
         # The first half of fc1 is the value, the second the gate.
         "mlp.fc1": ("mlp.up_proj", "mlp.gate_proj"),
         "mlp.fc2": ("mlp.down_proj",),
     },
+    {},
+)
+_HYBRID = _Names(
+    "model.embed_tokens",
+    "model.layers.",
+    "model.final_layernorm",
+    {
+        "norm": ("input_layernorm",),
+        "norm2": ("pre_ff_layernorm",),
+        "mlp.fc1": ("feed_forward.up_proj", "feed_forward.gate_proj"),
+        "mlp.fc2": ("feed_forward.down_proj",),
+    },
+    {
+        "mixer": ("mamba",),
+        "mixer.dt_norm": ("mamba.dt_layernorm",),
+        "mixer.B_norm": ("mamba.b_layernorm",),
+        "mixer.C_norm": ("mamba.c_layernorm",),
+    },
 )
 
 
 def _names_of(spec: ModelSpec) -> _Names:
-    return _DECODER if isinstance(spec.backbone.layers[0].mixer, AttentionSpec) else _SSM
+    """The names of the model type that these layers make; see `upstream_config`."""
+    ssm = [layer for layer in spec.backbone.layers if not isinstance(layer.mixer, AttentionSpec)]
+    return _DECODER if not ssm else _SSM if ssm[0].mlp is None else _HYBRID
 
 
 def fit_theirs(state_dict: Mapping[str, Tensor], spec: ModelSpec, where: str) -> dict[str, Tensor]:
@@ -118,9 +142,11 @@ def _entries(spec: ModelSpec) -> Iterator[tuple[str, tuple[str, ...], list[int]]
             yield name, (f"{top[module]}.{kind}",), []
             continue
         index, _, inner = name.removeprefix(_LAYERS).partition(".")
-        part = max((each for each in names.parts if f"{inner}.".startswith(f"{each}.")), key=len)
+        is_attention = isinstance(spec.backbone.layers[int(index)].mixer, AttentionSpec)
+        parts = {**names.around, **(_ATTENTION if is_attention else names.ssm)}
+        part = max((each for each in parts if inner.startswith(f"{each}.")), key=len)
         rest = inner.removeprefix(part)
-        found = tuple(f"{names.layers}{index}.{each}{rest}" for each in names.parts[part])
+        found = tuple(f"{names.layers}{index}.{each}{rest}" for each in parts[part])
         yield name, found, _rows(spec, int(index), part)
 
 

@@ -89,7 +89,7 @@ def test_documents_need_no_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         monkeypatch.setitem(sys.modules, name, None)
     assert read_model(flat).backbone.n_layer == 4
     with pytest.raises(hg.CheckpointError, match="Hugging Face"):
-        read_model(written(tmp_path, {"model_type": "llama"}))
+        read_model(written(tmp_path, {"model_type": "gpt2"}))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,10 @@ def test_faults_of_a_configuration_stand_where_it_has_them(tmp_path: Path) -> No
             r"Hugging Face directory \(gpt2\); what can be imported is the model types mamba, .*, and models of mamba_",
         ),
         ({"architectures": ["Vit"]}, r"Hugging Face directory \(\['Vit'\]\)"),
-        ({"model_type": "mamba2", "num_heads": 3}, "num_heads: num_heads \\* head_dim must be expand \\* hidden_size = 8192"),
+        (
+            {"model_type": "mamba2", "num_heads": 3},
+            "num_heads: num_heads \\* head_dim must be expand \\* hidden_size = 8192",
+        ),
         ({"hello": 1}, f"is the configuration of none of {', '.join(SYSTEMS)}"),
         (None, "is a directory without config.yaml, so no saved model, and without another system's config.json"),
         ([], r"config\.json:1:1: the document must be a mapping of fields, given a list"),

@@ -219,7 +219,9 @@ def test_systems_are_detected(tmp_path):
             assert detect_system(tmp_path) == system
     with pytest.raises(hg.CheckpointError, match="there is no such directory"):
         detect_system(tmp_path / "no")
-    with pytest.raises(hg.HybridgenError, match="must be one of huggingface, mamba_ssm, vim, x_transformers, zonos; given 'x'"):
+    with pytest.raises(
+        hg.HybridgenError, match="must be one of huggingface, mamba_ssm, vim, x_transformers, zonos; given 'x'"
+    ):
         import_directory(tmp_path, tmp_path / "out", system="x")
 
 
