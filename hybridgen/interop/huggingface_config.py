@@ -43,15 +43,16 @@ def upstream_config(spec: ModelSpec) -> dict[str, Any]:
         "architectures": [MODEL_TYPES[name].architecture],
         "vocab_size": source.padded_vocab_size(),
         "hidden_size": backbone.d_model,
-        "num_hidden_layers": backbone.n_layer,
         "tie_word_embeddings": head.tie_embeddings,
     }
     ssm = next((layer.mixer for layer in backbone.layers if isinstance(layer.mixer, Mamba1Spec | Mamba2Spec)), None)
     if ssm is not None:
-        fields = _ssm_fields(ssm, backbone.d_model, faults)
+        fields = _ssm_fields(name, ssm, backbone.d_model, faults)
         own = SSM_NAMES.get(name)
         config |= fields if own is None else {own[plain]: fields[plain] for plain in own}
-    if backbone.layers[0].mlp is None:
+    if name == "nemotron_h":
+        config |= {"layer_norm_epsilon": backbone.norm.eps, **_nemotron_fields(spec, faults)}
+    elif backbone.layers[0].mlp is None:
         config |= {"layer_norm_epsilon": backbone.norm.eps, "residual_in_fp32": backbone.residual_in_fp32}
     else:
         config |= {"rms_norm_eps": backbone.norm.eps, **_decoder_fields(name, spec, faults)}
@@ -60,6 +61,8 @@ def upstream_config(spec: ModelSpec) -> dict[str, Any]:
             faults.append(
                 f"backbone.norm.eps: {backbone.norm.eps} (norms in the mixers would have the same, not {values[0]})"
             )
+    if name != "nemotron_h":
+        config["num_hidden_layers"] = backbone.n_layer
     title = f"{TITLE} ({name})"
     refuse(faults, title)
     try:
@@ -74,6 +77,13 @@ def upstream_config(spec: ModelSpec) -> dict[str, Any]:
 def _model_type(layers: Sequence[LayerSpec], faults: list[str]) -> str:
     """The model type with such layers, so far as their kinds go."""
     kinds = {type(layer.mixer) for layer in layers}
+    # One branch a layer, and not of SSMs alone.
+    if (
+        all((layer.mixer is None) != (layer.mlp is None) for layer in layers)
+        and len(kinds) + (AttentionSpec in kinds) > 1
+        and Mamba1Spec not in kinds
+    ):
+        return "nemotron_h"
     ssm, has_mlps = kinds - {AttentionSpec}, {layer.mlp is not None for layer in layers}
     if len(ssm) > 1 or type(None) in kinds:
         faults.append("backbone: layers without a mixer, or with SSMs of both kinds")
@@ -94,7 +104,7 @@ def _model_type(layers: Sequence[LayerSpec], faults: list[str]) -> str:
     return "llama" if first.window is None else "mistral"
 
 
-def _ssm_fields(mixer: Mamba1Spec | Mamba2Spec, d_model: int, faults: list[str]) -> dict[str, Any]:
+def _ssm_fields(name: str, mixer: Mamba1Spec | Mamba2Spec, d_model: int, faults: list[str]) -> dict[str, Any]:
     """An SSM by the names of MambaConfig and Mamba2Config."""
     inner = mixer.d_inner(d_model)
     fields: dict[str, Any] = {
@@ -107,7 +117,7 @@ def _ssm_fields(mixer: Mamba1Spec | Mamba2Spec, d_model: int, faults: list[str])
     if isinstance(mixer, Mamba1Spec):
         # The width stands by itself, for one that is no multiple of the model's.
         return fields | {"intermediate_size": inner, "time_step_rank": mixer.dt_rank_for(d_model)}
-    if mixer.d_ssm_for(d_model) != inner or inner % d_model:
+    if name != "nemotron_h" and (mixer.d_ssm_for(d_model) != inner or inner % d_model):
         faults.append(f"mixer.expand: {mixer.expand}, mixer.d_ssm: {mixer.d_ssm} (d_ssm must be a multiple of d_model)")
     low, high = mixer.dt_limit
     return fields | {
@@ -117,6 +127,34 @@ def _ssm_fields(mixer: Mamba1Spec | Mamba2Spec, d_model: int, faults: list[str])
         "time_step_limit": [low, math.inf if high is None else high],
         "chunk_size": mixer.chunk_size,
     }
+
+
+def _nemotron_fields(spec: ModelSpec, faults: list[str]) -> dict[str, Any]:
+    """The fields of layers that are one branch each."""
+    layers, d_model = spec.backbone.layers, spec.backbone.d_model
+    fields: dict[str, Any] = {
+        "layers_block_type": [
+            "mlp" if layer.mixer is None else FULL if isinstance(layer.mixer, AttentionSpec) else "linear_attention"
+            for layer in layers
+        ]
+    }
+    mixer = next((layer.mixer for layer in layers if isinstance(layer.mixer, AttentionSpec)), None)
+    mlp = next((layer.mlp for layer in layers if layer.mlp is not None), None)
+    ssm = next((layer.mixer for layer in layers if isinstance(layer.mixer, Mamba2Spec)), None)
+    if mixer is not None:
+        fields |= {
+            "num_attention_heads": mixer.num_heads,
+            "num_key_value_heads": mixer.kv_heads(),
+            "head_dim": mixer.head_dim_for(d_model),
+            "attention_dropout": mixer.dropout,
+        }
+    if mlp is not None:
+        fields |= {
+            "intermediate_size": mlp.hidden(),
+            "mlp_hidden_act": _activation("nemotron_h", mlp, faults),
+            "mlp_bias": mlp.bias,
+        }
+    return fields if ssm is None else fields | {"time_step_min": ssm.dt_limit[0]}
 
 
 def _decoder_fields(name: str, spec: ModelSpec, faults: list[str]) -> dict[str, Any]:
@@ -160,9 +198,8 @@ def _decoder_fields(name: str, spec: ModelSpec, faults: list[str]) -> dict[str, 
 
 
 def _activation(name: str, mlp: MlpSpec, faults: list[str]) -> str:
-    known = {
-        ours: theirs for theirs, ours in reversed(ACTIVATIONS.items()) if theirs in MODEL_TYPES[name].only["hidden_act"]
-    }
+    key = "mlp_hidden_act" if name == "nemotron_h" else "hidden_act"
+    known = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items()) if theirs in MODEL_TYPES[name].only[key]}
     if mlp.gate_activation not in known:
         faults.append(f"mlp.gate_activation: {mlp.gate_activation!r} (can be {', '.join(known)})")
     return known.get(mlp.gate_activation, "silu")

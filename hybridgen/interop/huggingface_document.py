@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hybridgen.interop.huggingface_fields import (
+    FULL,
     AttentionFields,
     BambaFields,
     DecoderFields,
@@ -12,6 +13,7 @@ from hybridgen.interop.huggingface_fields import (
     LlamaFields,
     Mamba2Fields,
     MambaFields,
+    NemotronHFields,
     Qwen2Fields,
     Qwen3Fields,
 )
@@ -21,7 +23,7 @@ from hybridgen.interop.upstream_stack import named_blocks
 _MIXER = {
     "num_heads_kv": "num_key_value_heads", "num_heads": "num_attention_heads", "rotary_emb_dim": "head_dim",
     "head_dim": "head_dim", "headdim": "head_dim", "ngroups": "n_groups", "chunk_size": "chunk_size",
-    "dt_limit": "time_step_limit", "expand": "intermediate_size",
+    "dt_limit": "time_step_limit", "expand": "intermediate_size", "rotary_emb_base": "rope_theta",
 }  # fmt: skip
 PLACES = {
     f"backbone.blocks.{block}.mixer.{ours}": theirs
@@ -50,13 +52,15 @@ def spec_document(upstream_config: Mapping[str, Any]) -> dict[str, Any]:
             "blocks": blocks,
             "pattern": pattern,
             "norm": {"type": "rms", "eps": fields.rms_norm_eps if has_attention else fields.layer_norm_epsilon},
-            "residual_in_fp32": False if has_attention else fields.residual_in_fp32,
+            "residual_in_fp32": getattr(fields, "residual_in_fp32", False),
         },
         "head": {"type": "lm", "tie_embeddings": fields.tie_word_embeddings},
     }
 
 
 def _layers(fields: Any) -> list[dict[str, Any]]:
+    if isinstance(fields, NemotronHFields):
+        return _nemotron_layers(fields)
     if not isinstance(fields, AttentionFields):
         return [{"mixer": _ssm(fields), "mlp": None}] * int(fields.num_hidden_layers)
     mixers = [_attention(fields, window) for window in fields.windows()]
@@ -69,17 +73,52 @@ def _layers(fields: Any) -> list[dict[str, Any]]:
     return [{"mixer": mixer, "mlp": mlp} for mixer in mixers]
 
 
+def _nemotron_layers(fields: NemotronHFields) -> list[dict[str, Any]]:
+    """Layers that are a mixer or an MLP each."""
+    ssm = fields.ssm()
+    inner = ssm.num_heads * ssm.head_dim
+    blocks = {
+        "linear_attention": {"mixer": _mamba2(ssm) | {"expand": _ratio(inner, fields.hidden_size)}, "mlp": None},
+        FULL: {
+            "mixer": {
+                "type": "attention",
+                "num_heads": fields.num_attention_heads,
+                "num_heads_kv": fields.num_key_value_heads,
+                "head_dim": fields.head_dim,
+                "qkv_proj_bias": False,
+                "out_proj_bias": False,
+                "dropout": fields.attention_dropout or 0.0,
+            },
+            "mlp": None,
+        },
+        "mlp": {
+            "mixer": None,
+            "mlp": {
+                "d_intermediate": fields.intermediate_size,
+                "gated": False,
+                "gate_activation": ACTIVATIONS[fields.mlp_hidden_act],
+                "bias": fields.mlp_bias,
+                "multiple_of": 1,
+            },
+        },
+    }
+    return [blocks[kind] for kind in fields.kinds()]
+
+
+def _ratio(inner: int, width: int) -> float:
+    return inner // width if inner % width == 0 else inner / width
+
+
 def _ssm(fields: MambaFields | Mamba2Fields) -> dict[str, Any]:
     return _mamba1(fields) if isinstance(fields, MambaFields) else _mamba2(fields)
 
 
 def _mamba1(fields: MambaFields) -> dict[str, Any]:
-    inner = fields.d_inner()
     return {
         "type": "mamba1",
         "d_state": fields.state_size,
         "d_conv": fields.conv_kernel,
-        "expand": inner // fields.hidden_size if inner % fields.hidden_size == 0 else inner / fields.hidden_size,
+        "expand": _ratio(fields.d_inner(), fields.hidden_size),
         "dt_rank": fields.time_step_rank,
         "conv_bias": fields.use_conv_bias,
         "bias": fields.use_bias,

@@ -19,11 +19,16 @@ class HubFields(Spec):
 
     vocab_size: PositiveInt
     hidden_size: PositiveInt
-    num_hidden_layers: LayerCount
     tie_word_embeddings: bool = False
 
 
-class MambaFields(HubFields):
+class DepthFields(HubFields):
+    """What has a field for the number of layers."""
+
+    num_hidden_layers: LayerCount
+
+
+class MambaFields(DepthFields):
     """Of MambaConfig."""
 
     vocab_size: PositiveInt = 50280
@@ -53,7 +58,7 @@ class FalconMambaFields(MambaFields):
     mixer_rms_eps: PositiveFloat = 1e-6
 
 
-class Mamba2Fields(HubFields):
+class Mamba2Fields(DepthFields):
     """Of Mamba2Config."""
 
     vocab_size: PositiveInt = 32768
@@ -74,7 +79,7 @@ class Mamba2Fields(HubFields):
     chunk_size: PositiveInt = 256
 
 
-class AttentionFields(HubFields):
+class AttentionFields(DepthFields):
     """What configurations of models with attention and MLPs have in common."""
 
     hidden_size: PositiveInt = 4096
@@ -239,7 +244,59 @@ class JambaFields(AttentionFields):
         return MambaFields.model_validate(_renamed(self, "jamba"))
 
 
+class NemotronHFields(HubFields):
+    """Of NemotronHConfig."""
+
+    vocab_size: PositiveInt = 131072
+    hidden_size: PositiveInt = 4096
+    layers_block_type: list[str] | None = None
+    hybrid_override_pattern: str | None = None
+    layer_norm_epsilon: PositiveFloat = 1e-5
+    num_attention_heads: PositiveInt = 32
+    num_key_value_heads: PositiveInt | None = 8
+    head_dim: PositiveInt = 128
+    attention_bias: bool = False
+    attention_dropout: Share | None = 0.0
+    sliding_window: PositiveInt | None = None
+    intermediate_size: PositiveInt = 21504
+    mlp_hidden_act: str = "relu2"
+    mlp_bias: bool = False
+    ssm_state_size: PositiveInt = 128
+    mamba_num_heads: PositiveInt = 128
+    mamba_head_dim: PositiveInt = 64
+    mamba_hidden_act: str = "silu"
+    n_groups: PositiveInt = 8
+    conv_kernel: PositiveInt = 4
+    # The lower end of the step sizes, too; nothing reads time_step_limit.
+    time_step_min: PositiveFloat = 0.001
+    use_conv_bias: bool = True
+    use_bias: bool = False
+    chunk_size: PositiveInt = 128
+    num_nextn_predict_layers: NonNegativeInt = 0
+
+    def kinds(self) -> list[str]:
+        """What each layer is."""
+        if self.layers_block_type is not None:
+            return [BLOCK_TYPES.get(kind, kind) for kind in self.layers_block_type]
+        return [BLOCK_TYPES.get(letter, letter) for letter in self.hybrid_override_pattern or "ME*-"]
+
+    def ssm(self) -> Mamba2Fields:
+        """What is said of the SSM layers, by the names of Mamba2Config."""
+        return Mamba2Fields.model_validate(
+            _renamed(self, "nemotron_h") | {"time_step_limit": (self.time_step_min, None)}
+        )
+
+
+BLOCK_TYPES = {
+    "M": "linear_attention", "E": "moe", "*": FULL, "-": "mlp", "mamba": "linear_attention", "attention": FULL,
+}  # fmt: skip
+"""The kinds of layers of nemotron_h, by the letters of its pattern and by older names."""
 SSM_NAMES = {
+    "nemotron_h": {
+        "num_heads": "mamba_num_heads", "head_dim": "mamba_head_dim", "n_groups": "n_groups",
+        "state_size": "ssm_state_size", "conv_kernel": "conv_kernel", "chunk_size": "chunk_size",
+        "use_conv_bias": "use_conv_bias", "use_bias": "use_bias",
+    },
     "bamba": {
         "num_heads": "mamba_n_heads", "head_dim": "mamba_d_head", "n_groups": "mamba_n_groups",
         "state_size": "mamba_d_state", "conv_kernel": "mamba_d_conv", "expand": "mamba_expand",

@@ -22,6 +22,7 @@ from hybridgen.interop.huggingface_fields import (
     Mamba2Fields,
     MambaFields,
     MistralFields,
+    NemotronHFields,
     Qwen2Fields,
     Qwen3Fields,
 )
@@ -76,6 +77,14 @@ _UNREAD_SSM = frozenset(
 )  # fmt: skip
 # Without scaling, rotary positions have no greatest one.
 _UNREAD_DECODER = frozenset({"max_position_embeddings", "pretraining_tp"})
+# Without a layer of experts.
+_UNREAD_EXPERTS = frozenset(
+    {
+        "n_routed_experts", "n_shared_experts", "moe_intermediate_size", "moe_shared_expert_intermediate_size",
+        "moe_latent_size", "moe_shared_expert_overlap", "num_experts_per_tok", "routed_scaling_factor", "n_group",
+        "topk_group", "norm_topk_prob", "output_router_logits",
+    }
+)  # fmt: skip
 _SILU = {"hidden_act": ("silu", "swish")}
 _MLP = {"hidden_act": ACTIVATIONS}
 
@@ -90,7 +99,8 @@ MODEL_TYPES = {
     ),
     "llama": ModelType("LlamaForCausalLM", LlamaFields, _MLP, _UNREAD_DECODER),
     "mistral": ModelType("MistralForCausalLM", MistralFields, _MLP, _UNREAD_DECODER),
-    "qwen2": ModelType("Qwen2ForCausalLM", Qwen2Fields, _MLP, _UNREAD_DECODER),
+    # use_mrope is of its siblings that see pictures.
+    "qwen2": ModelType("Qwen2ForCausalLM", Qwen2Fields, _MLP, _UNREAD_DECODER | {"use_mrope"}),
     "qwen3": ModelType("Qwen3ForCausalLM", Qwen3Fields, _MLP, _UNREAD_DECODER),
     # z_loss_coefficient is of the loss alone.
     "bamba": ModelType(
@@ -103,6 +113,19 @@ MODEL_TYPES = {
         _UNREAD_DECODER | {
             "output_router_logits", "router_aux_loss_coef", "num_experts_per_tok", "expert_layer_period",
             "expert_layer_offset", "use_mamba_kernels", "use_mambapy", "use_associative_scan",
+        },
+    ),
+    # A kind of layer by itself, whose norms and projections have no more options than these.
+    "nemotron_h": ModelType(
+        "NemotronHForCausalLM", NemotronHFields,
+        {
+            "mamba_hidden_act": ("silu", "swish"), "mlp_hidden_act": ACTIVATIONS, "layer_norm_epsilon": (1e-5,),
+            "attention_bias": (False,), "sliding_window": (None,), "num_nextn_predict_layers": (0,),
+        },
+        _UNREAD_DECODER | _UNREAD_SSM | _UNREAD_EXPERTS | {
+            "num_hidden_layers", "expand", "time_step_limit", "time_step_rank", "rms_norm_eps", "mamba_proj_bias",
+            "use_mamba_kernels", "mamba_ssm_cache_dtype", "hidden_dropout", "residual_in_fp32", "auto_map",
+            "mtp_layers_block_type", "mtp_hybrid_override_pattern",
         },
     ),
 }  # fmt: skip
@@ -167,6 +190,8 @@ def _rules(fields: HubFields) -> list[Fault]:
         if fields.num_heads * fields.head_dim != inner:
             rule = f"num_heads * head_dim must be expand * hidden_size = {inner}; given {fields.num_heads} heads"
             faults.append(Fault(None, None, None, "num_heads", rule, "change one of the four"))
+    elif isinstance(fields, NemotronHFields) and not fields.kinds():
+        faults.append(Fault(None, None, None, "layers_block_type", "must name at least one layer", "add a layer"))
     elif isinstance(fields, Qwen2Fields) and len(fields.kinds()) != fields.num_hidden_layers:
         rule = f"must have one entry per layer, {fields.num_hidden_layers}; given {len(fields.kinds())}"
         faults.append(Fault(None, None, None, "layer_types", rule, "change one of the two"))
@@ -190,6 +215,13 @@ def _lacking(fields: HubFields) -> list[str]:
             if key != "rope_theta" and not is_partial and (key, value) != ("rope_type", "default"):
                 reason = " (positions are never scaled here)" if key == "rope_type" else ""
                 lacking.append(f"{place}.{key}: {shown(value)}{reason}")
+    if isinstance(fields, NemotronHFields):
+        known = ("linear_attention", FULL, "mlp")
+        lacking += [
+            f"layers_block_type: {shown(kind)} (can be {', '.join(known)})"
+            for kind in dict.fromkeys(fields.kinds())
+            if kind not in known
+        ]
     if isinstance(fields, BambaFields | JambaFields) and len(fields.attention_layers()) == fields.num_hidden_layers:
         lacking.append("no SSM layer at all (without one, a model here is a llama, by the names of its weights)")
     if isinstance(fields, Qwen2Fields):

@@ -31,6 +31,7 @@ class _Names:
     norm_f: str
     around: Mapping[str, tuple[str, ...]]
     ssm: Mapping[str, tuple[str, ...]]
+    attention: Mapping[str, tuple[str, ...]]
 
 
 _ATTENTION = {
@@ -39,7 +40,18 @@ _ATTENTION = {
     "mixer.q_norm": ("self_attn.q_norm",),
     "mixer.k_norm": ("self_attn.k_norm",),
 }
-_SSM = _Names("backbone.embeddings", "backbone.layers.", "backbone.norm_f", {"norm": ("norm",)}, {"mixer": ("mixer",)})
+# SSMs alone, and what has one branch a layer.
+_SSM = _Names(
+    "backbone.embeddings",
+    "backbone.layers.",
+    "backbone.norm_f",
+    {"norm": ("norm",), "norm2": ("norm",), "mlp.fc1": ("mixer.up_proj",), "mlp.fc2": ("mixer.down_proj",)},
+    {"mixer": ("mixer",)},
+    {
+        "mixer.in_proj": ("mixer.q_proj", "mixer.k_proj", "mixer.v_proj"),
+        "mixer.out_proj": ("mixer.o_proj",),
+    },
+)
 _DECODER = _Names(
     "model.embed_tokens",
     "model.layers.",
@@ -52,6 +64,7 @@ _DECODER = _Names(
         "mlp.fc2": ("mlp.down_proj",),
     },
     {},
+    _ATTENTION,
 )
 _HYBRID = _Names(
     "model.embed_tokens",
@@ -69,13 +82,16 @@ _HYBRID = _Names(
         "mixer.B_norm": ("mamba.b_layernorm",),
         "mixer.C_norm": ("mamba.c_layernorm",),
     },
+    _ATTENTION,
 )
 
 
 def _names_of(spec: ModelSpec) -> _Names:
     """The names of the model type that these layers make; see `upstream_config`."""
-    ssm = [layer for layer in spec.backbone.layers if not isinstance(layer.mixer, AttentionSpec)]
-    return _DECODER if not ssm else _SSM if ssm[0].mlp is None else _HYBRID
+    layers = spec.backbone.layers
+    if layers[0].mixer is None or layers[0].mlp is None:
+        return _SSM
+    return _DECODER if all(isinstance(layer.mixer, AttentionSpec) for layer in layers) else _HYBRID
 
 
 def fit_theirs(state_dict: Mapping[str, Tensor], spec: ModelSpec, where: str) -> dict[str, Tensor]:
@@ -143,7 +159,7 @@ def _entries(spec: ModelSpec) -> Iterator[tuple[str, tuple[str, ...], list[int]]
             continue
         index, _, inner = name.removeprefix(_LAYERS).partition(".")
         is_attention = isinstance(spec.backbone.layers[int(index)].mixer, AttentionSpec)
-        parts = {**names.around, **(_ATTENTION if is_attention else names.ssm)}
+        parts = {**names.around, **(names.attention if is_attention else names.ssm)}
         part = max((each for each in parts if inner.startswith(f"{each}.")), key=len)
         rest = inner.removeprefix(part)
         found = tuple(f"{names.layers}{index}.{each}{rest}" for each in parts[part])

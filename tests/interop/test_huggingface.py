@@ -25,6 +25,11 @@ BAMBA = DECODER | {
     "mamba_n_heads": 8, "mamba_n_groups": 2, "mamba_d_state": 8, "mamba_chunk_size": 16, "max_position_embeddings": 64,
 }  # fmt: skip
 JAMBA = DECODER | {"num_experts": 1, "attn_layer_period": 3, "attn_layer_offset": 1, "mamba_d_state": 8}
+NEMOTRON = {
+    "vocab_size": 50, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+    "intermediate_size": 48, "ssm_state_size": 8, "mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 2,
+    "chunk_size": 16,
+}  # fmt: skip
 WINDOWS = {"use_sliding_window": True, "sliding_window": 5}
 CASES = {
     "mamba": ("mamba", SSM),
@@ -63,6 +68,12 @@ CASES = {
     ),
     "bamba_without_attention": ("bamba", BAMBA),
     "jamba": ("jamba", JAMBA | {"num_hidden_layers": 5}),
+    "nemotron_h": ("nemotron_h", NEMOTRON | {"layers_block_type": ["linear_attention", "mlp", "full_attention", "mlp"]}),
+    "nemotron_h_bias": (
+        "nemotron_h",
+        NEMOTRON | {"layers_block_type": ["mlp", "linear_attention"], "use_bias": True, "mlp_bias": True,
+                    "mlp_hidden_act": "silu", "mamba_num_heads": 6, "time_step_min": 0.3},
+    ),
     "jamba_without_attention": ("jamba", JAMBA | {"attn_layer_offset": 4, "attn_layer_period": 5}),
 }  # fmt: skip
 
