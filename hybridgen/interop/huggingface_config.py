@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from hybridgen.errors import HybridgenError
+from hybridgen.errors import SpecError, UnsupportedError
 from hybridgen.interop.huggingface_document import spec_document
 from hybridgen.interop.huggingface_fields import FULL, SLIDING, SSM_NAMES
 from hybridgen.interop.huggingface_types import ACTIVATIONS, MODEL_TYPES, TITLE
@@ -57,7 +57,7 @@ def upstream_config(spec: ModelSpec) -> dict[str, Any]:
     else:
         config |= {"rms_norm_eps": backbone.norm.eps, **_decoder_fields(name, spec, faults)}
     for key, values in MODEL_TYPES[name].only.items():
-        if key.endswith("eps") and config.get(key, values[0]) not in values:
+        if "eps" in key and config.get(key, values[0]) not in values:
             faults.append(
                 f"backbone.norm.eps: {backbone.norm.eps} (norms in the mixers would have the same, not {values[0]})"
             )
@@ -67,7 +67,10 @@ def upstream_config(spec: ModelSpec) -> dict[str, Any]:
     refuse(faults, title)
     try:
         again = ModelSpec.model_validate(spec_document(config))
-    except HybridgenError as error:  # a value that only what upstream lacks makes good
+    except UnsupportedError as error:
+        refuse([line.strip() for line in str(error).splitlines()[1:]], title)
+        raise
+    except SpecError as error:  # a value that only what upstream lacks makes good
         refuse(str(error).splitlines(), title)
         raise
     refuse(differences(spec, again), title)

@@ -20,6 +20,7 @@ class HubFields(Spec):
     vocab_size: PositiveInt
     hidden_size: PositiveInt
     tie_word_embeddings: bool = False
+    is_encoder_decoder: bool = False
 
 
 class DepthFields(HubFields):

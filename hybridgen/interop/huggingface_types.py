@@ -4,7 +4,7 @@ A field of a type's class is read, and may have to hold one of a few values (`on
 of a model that has its weights; any other is refused. Loads no torch.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,7 +51,7 @@ class ModelType:
 
     architecture: str
     fields: type[HubFields]
-    only: Mapping[str, Collection[Any]]
+    only: dict[str, Collection[Any]]
     unread: frozenset[str]
 
 
@@ -85,8 +85,9 @@ _UNREAD_EXPERTS = frozenset(
         "topk_group", "norm_topk_prob", "output_router_logits",
     }
 )  # fmt: skip
-_SILU = {"hidden_act": ("silu", "swish")}
-_MLP = {"hidden_act": ACTIVATIONS}
+_ONLY: dict[str, Collection[Any]] = {"is_encoder_decoder": (False,)}
+_SILU: dict[str, Collection[Any]] = {"hidden_act": ("silu", "swish")}
+_MLP: dict[str, Collection[Any]] = {"hidden_act": ACTIVATIONS}
 
 MODEL_TYPES = {
     "mamba": ModelType("MambaForCausalLM", MambaFields, _SILU, _UNREAD_SSM),
@@ -121,11 +122,13 @@ MODEL_TYPES = {
         {
             "mamba_hidden_act": ("silu", "swish"), "mlp_hidden_act": ACTIVATIONS, "layer_norm_epsilon": (1e-5,),
             "attention_bias": (False,), "sliding_window": (None,), "num_nextn_predict_layers": (0,),
+            # Upstream has the field, and never ties.
+            "tie_word_embeddings": (False,),
         },
         _UNREAD_DECODER | _UNREAD_SSM | _UNREAD_EXPERTS | {
             "num_hidden_layers", "expand", "time_step_limit", "time_step_rank", "rms_norm_eps", "mamba_proj_bias",
-            "use_mamba_kernels", "mamba_ssm_cache_dtype", "hidden_dropout", "residual_in_fp32", "auto_map",
-            "mtp_layers_block_type", "mtp_hybrid_override_pattern",
+            "use_mamba_kernels", "mamba_ssm_cache_dtype", "hidden_dropout", "residual_in_fp32", "attention_head_dim",
+            "mtp_layers_block_type", "mtp_hybrid_override_pattern", "auto_map",
         },
     ),
 }  # fmt: skip
@@ -154,7 +157,7 @@ def read_config(upstream_config: object) -> tuple[str, Any]:
         raise SpecError(faults)
     known = kind.fields.model_fields.keys() | kind.unread | _UNREAD
     lacking = [f"{key}: {shown(value)} (no field that is read)" for key, value in section.items() if key not in known]
-    for key, values in kind.only.items():
+    for key, values in (kind.only | _ONLY).items():
         if getattr(fields, key) not in values:
             lacking.append(f"{key}: {shown(getattr(fields, key))} (can be {', '.join(map(str, values))})")
     if section.get("architectures") not in (None, [kind.architecture]):
