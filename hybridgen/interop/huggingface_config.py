@@ -20,10 +20,10 @@ def upstream_config(spec: ModelSpec) -> dict[str, Any]:
     """Turns a spec into the configuration of the model type that has such layers.
 
     SSM layers alone make a mamba, falcon_mamba or mamba2, SSM layers with an MLP each a jamba or bamba, whether there
-    is attention among them or not. Attention with an MLP makes a qwen3 with a norm of queries and keys, else a qwen2
-    if only queries, keys and values have biases, else a mistral with a window, else a llama. What the configuration
-    would be read as is compared with the spec, so that nothing is lost. How weights start is left out: it has no
-    meaning for weights that are there.
+    is attention among them or not, and layers that are a mixer or an MLP each a nemotron_h. Attention with an MLP makes
+    a qwen3 with a norm of queries and keys, else a qwen2 if only queries, keys and values have biases, else a mistral
+    with a window, else a llama. What the configuration would be read as is compared with the spec, so that nothing is
+    lost. How weights start is left out: it has no meaning for weights that are there.
 
     Raises:
         UnsupportedError: With everything that upstream cannot express.
@@ -65,16 +65,19 @@ def upstream_config(spec: ModelSpec) -> dict[str, Any]:
         config["num_hidden_layers"] = backbone.n_layer
     title = f"{TITLE} ({name})"
     refuse(faults, title)
+    refuse(_lost(config, spec), title)
+    return config
+
+
+def _lost(config: dict[str, Any], spec: ModelSpec) -> list[str]:
+    """What of a spec is not in the configuration that was made of it."""
     try:
         again = ModelSpec.model_validate(spec_document(config))
     except UnsupportedError as error:
-        refuse([line.strip() for line in str(error).splitlines()[1:]], title)
-        raise
+        return [line.strip() for line in str(error).splitlines()[1:]]
     except SpecError as error:  # a value that only what upstream lacks makes good
-        refuse(str(error).splitlines(), title)
-        raise
-    refuse(differences(spec, again), title)
-    return config
+        return str(error).splitlines()
+    return differences(spec, again)
 
 
 def _model_type(layers: Sequence[LayerSpec], faults: list[str]) -> str:

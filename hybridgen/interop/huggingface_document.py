@@ -77,7 +77,7 @@ def _nemotron_layers(fields: NemotronHFields) -> list[dict[str, Any]]:
     """Layers that are a mixer or an MLP each."""
     ssm = fields.ssm()
     inner = ssm.num_heads * ssm.head_dim
-    blocks = {
+    blocks: dict[str, dict[str, Any]] = {
         "linear_attention": {"mixer": _mamba2(ssm) | {"expand": _ratio(inner, fields.hidden_size)}, "mlp": None},
         FULL: {
             "mixer": {

@@ -4,7 +4,7 @@ A field of a type's class is read, and may have to hold one of a few values (`on
 of a model that has its weights; any other is refused. Loads no torch.
 """
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,7 +51,7 @@ class ModelType:
 
     architecture: str
     fields: type[HubFields]
-    only: dict[str, Collection[Any]]
+    only: dict[str, Sequence[Any]]
     unread: frozenset[str]
 
 
@@ -85,9 +85,9 @@ _UNREAD_EXPERTS = frozenset(
         "topk_group", "norm_topk_prob", "output_router_logits",
     }
 )  # fmt: skip
-_ONLY: dict[str, Collection[Any]] = {"is_encoder_decoder": (False,)}
-_SILU: dict[str, Collection[Any]] = {"hidden_act": ("silu", "swish")}
-_MLP: dict[str, Collection[Any]] = {"hidden_act": ACTIVATIONS}
+_ONLY: dict[str, Sequence[Any]] = {"is_encoder_decoder": (False,)}
+_SILU: dict[str, Sequence[Any]] = {"hidden_act": ("silu", "swish")}
+_MLP: dict[str, Sequence[Any]] = {"hidden_act": [*ACTIVATIONS]}
 
 MODEL_TYPES = {
     "mamba": ModelType("MambaForCausalLM", MambaFields, _SILU, _UNREAD_SSM),
@@ -120,7 +120,7 @@ MODEL_TYPES = {
     "nemotron_h": ModelType(
         "NemotronHForCausalLM", NemotronHFields,
         {
-            "mamba_hidden_act": ("silu", "swish"), "mlp_hidden_act": ACTIVATIONS, "layer_norm_epsilon": (1e-5,),
+            "mamba_hidden_act": ("silu", "swish"), "mlp_hidden_act": [*ACTIVATIONS], "layer_norm_epsilon": (1e-5,),
             "attention_bias": (False,), "sliding_window": (None,), "num_nextn_predict_layers": (0,),
             # Upstream has the field, and never ties.
             "tie_word_embeddings": (False,),
