@@ -34,6 +34,7 @@ class Format(StrEnum):
 class System(StrEnum):
     """Systems whose models can be read and written."""
 
+    huggingface = "huggingface"
     mamba_ssm = "mamba_ssm"
     vim = "vim"
     x_transformers = "x_transformers"

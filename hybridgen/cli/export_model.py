@@ -15,7 +15,7 @@ def export_model(
     system: Annotated[System, typer.Option("--to", help="The system that is to read it.", show_default=False)],
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory to write.", show_default=False)],
 ) -> None:
-    """Export a saved model for mamba-ssm, Vim, x-transformers or Zonos: a directory of configuration and weights."""
+    """Export a saved model for transformers, mamba-ssm, Vim, x-transformers or Zonos: configuration and weights."""
     from hybridgen.interop.directory import export_directory
 
     done = export_directory(model_dir, output, system.value)

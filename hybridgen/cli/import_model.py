@@ -25,7 +25,7 @@ def import_model(
     saved_format: SavedFormat = Format.hybridgen,
     overwrite: Overwrite = False,
 ) -> None:
-    """Import a model of mamba-ssm, Vim, x-transformers or Zonos: its configuration and its weights."""
+    """Import a model of transformers, mamba-ssm, Vim, x-transformers or Zonos: its configuration and its weights."""
     from hybridgen.interop.directory import UPSTREAM_OTHER, import_directory
 
     check_replaceable(output, overwrite)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from hybridgen.spec import ModelSpec
 
 KINDS = (
-    "YAML document of a model, directory of a saved one, or config.json (or its directory) of mamba-ssm, Vim, "
-    "x-transformers or Zonos."
+    "YAML document of a model, directory of a saved one, or config.json (or its directory) of transformers, mamba-ssm, "
+    "Vim, x-transformers or Zonos."
 )
 Model = Annotated[Path, typer.Argument(help=KINDS, show_default=False)]
 DOCUMENT = "config.yaml"

@@ -36,7 +36,8 @@ class Log(StrEnum):
 Models = Annotated[
     list[Path],
     typer.Argument(
-        help="YAML documents, directories of saved models, or config.json of mamba-ssm, Vim, x-transformers or Zonos.",
+        help="YAML documents, directories of saved models, or config.json of transformers, mamba-ssm, Vim, "
+        "x-transformers or Zonos.",
         show_default=False,
     ),
 ]

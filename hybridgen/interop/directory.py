@@ -50,7 +50,7 @@ class Transfer:
     """What an import or an export did.
 
     Attributes:
-        system: `mamba_ssm`, `vim`, `x_transformers` or `zonos`.
+        system: `huggingface`, `mamba_ssm`, `vim`, `x_transformers` or `zonos`.
         directory: What was written.
         spec: The model's spec.
         parameters: Numbers in the model's weights, tied ones counted once.
@@ -82,7 +82,7 @@ def import_directory(
         directory: Holds config.json and the weights (safetensors, or a pytorch_model.bin, which can run no code); or a
             `.pth` file of Vim's, or a directory with one, whose `args` stand in for a config.json.
         out: The saved model; made if absent.
-        system: `mamba_ssm`, `vim`, `x_transformers` or `zonos`; None finds out.
+        system: `huggingface`, `mamba_ssm`, `vim`, `x_transformers` or `zonos`; None finds out.
         max_shard_size: As in `hybridgen.save`.
         config: A configuration that holds in place of the directory's.
         ema: Whether to take the moving average of the weights, `model_ema`, of a `.pth` file.
@@ -122,8 +122,8 @@ def export_directory(model: HybridModel | str | os.PathLike[str], out: str | os.
     Args:
         model: A model, or the directory of a saved one; from an unchanged import, the original comes back whole.
         out: Made if absent; may hold no files of the names that are written.
-        system: `mamba_ssm` (weights in pytorch_model.bin), `vim` (in model.pth), `x_transformers` or `zonos` (in
-            model.safetensors).
+        system: `mamba_ssm` (weights in pytorch_model.bin), `vim` (in model.pth), `huggingface`, `x_transformers` or
+            `zonos` (in model.safetensors).
 
     Raises:
         CheckpointError: If the directory cannot be written, or the saved model cannot be read.

@@ -5,16 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from hybridgen.errors import CheckpointError
+from hybridgen.interop.huggingface_types import MODEL_TYPES
 from hybridgen.interop.vim_arguments import is_config as is_vim
 
-NAMES = ("mamba_ssm", "vim", "x_transformers", "zonos")
+NAMES = ("huggingface", "mamba_ssm", "vim", "x_transformers", "zonos")
 
 # Top-level keys of a document; a file with any of the last two is one, whatever else it holds.
 _DOCUMENT = frozenset({"name", "input", "backbone", "head", "defaults"})
 _ENDS = frozenset({"input", "head"})
 _ZONOS = frozenset({"prefix_conditioner", "eos_token_id", "masked_token_id", "pad_vocab_to_multiple_of"})
-# Those that transformers converted from mamba-ssm's own repositories.
-_CONVERTED = {"mamba": "state-spaces/mamba-130m", "mamba2": "state-spaces/mamba2-130m"}
 
 
 def whose(config: Mapping[str, Any], place: Path, file: Path) -> str:
@@ -33,7 +32,10 @@ def whose(config: Mapping[str, Any], place: Path, file: Path) -> str:
     if "hybridgen" in (config.get("format"), config.get("model_type")):
         raise CheckpointError(f"{place}: is a model saved by hybridgen already; load it as it is")
     if "model_type" in config or "architectures" in config:
-        raise _hugging_face(config, place, file)
+        kind = config.get("model_type")
+        if not isinstance(kind, str) or kind not in MODEL_TYPES:
+            raise _hugging_face(config, place, file)
+        return "huggingface"
     if "attn_layers" in config:
         return "x_transformers"
     if is_vim(config):
@@ -62,6 +64,5 @@ def is_document(config: Mapping[str, Any], file: Path) -> bool:
 def _hugging_face(config: Mapping[str, Any], place: Path, file: Path) -> CheckpointError:
     kind = config.get("model_type") or config.get("architectures")
     noun = "configuration" if place == file else "directory"
-    words = f"{place}: is a Hugging Face {noun} ({kind}); what can be imported is {', '.join(NAMES)}"
-    original = _CONVERTED.get(kind) if isinstance(kind, str) else None
-    return CheckpointError(f"{words}; mamba-ssm's own repository, such as {original}, can be" if original else words)
+    words = f"{place}: is a Hugging Face {noun} ({kind}); what can be imported is the model types"
+    return CheckpointError(f"{words} {', '.join(MODEL_TYPES)}, and models of {', '.join(NAMES[1:])}")

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from hybridgen.errors import CheckpointError, HybridgenError
-from hybridgen.interop import mamba_ssm, vim, x_transformers, zonos
+from hybridgen.interop import huggingface, mamba_ssm, vim, x_transformers, zonos
 from hybridgen.interop.system_marks import whose
 from hybridgen.interop.upstream_weights import PICKLED, read_weights
 from hybridgen.interop.vim_checkpoint import SUFFIXES, checkpoint_config, find_checkpoint, read_checkpoint
@@ -18,7 +18,7 @@ from hybridgen.json_file import read_json
 from hybridgen.weight_files import INDEX, SINGLE, read_metadata
 
 SYSTEMS: dict[str, ModuleType] = {
-    "mamba_ssm": mamba_ssm, "vim": vim, "x_transformers": x_transformers, "zonos": zonos,
+    "huggingface": huggingface, "mamba_ssm": mamba_ssm, "vim": vim, "x_transformers": x_transformers, "zonos": zonos,
 }  # fmt: skip
 CONFIG = "config.json"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridgen.errors import SpecError
-from hybridgen.interop import vim, zonos
+from hybridgen.interop import zonos
 from hybridgen.interop.upstream_source import system_module
 from hybridgen.json_file import read_json
 from hybridgen.spec import ModelSpec
@@ -72,7 +72,7 @@ def read_upstream_spec(config: Mapping[str, Any], path: Path, module: Any) -> Mo
 
 
 def _upstream_place(path: str, section: str, module: Any) -> str:
-    for ours, theirs in (vim.PLACES if module is vim else _PLACES).items():
+    for ours, theirs in getattr(module, "PLACES", _PLACES).items():
         if path.startswith(ours) and path[len(ours) : len(ours) + 1] in ("", ".", "["):
             rest = path[len(ours) :].removeprefix(".")
             return ".".join(part for part in (section, theirs, rest) if part)

@@ -1,7 +1,8 @@
 """What a stack must be so that mamba-ssm's block builder, which Zonos uses too, can express it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from hybridgen.errors import UnsupportedError
@@ -113,3 +114,22 @@ def refuse(faults: Sequence[str], system: str) -> None:
     if faults:
         listed = "\n".join(f"  {fault}" for fault in faults)
         raise UnsupportedError(f"{system} cannot express this model; it has no counterpart of\n{listed}")
+
+
+def named_blocks(layers: Iterable[dict[str, Any]]) -> tuple[dict[str, dict[str, Any]], str]:
+    """Writes a stack as a document does: equal layers are one block, `layer`, `layer_2` and so on.
+
+    Returns:
+        The blocks by name, and the pattern of their names.
+    """
+    blocks: dict[str, dict[str, Any]] = {}
+    names: list[str] = []
+    for block in layers:
+        name = next((known for known, other in blocks.items() if other == block), "")
+        names.append(name or ("layer" if not blocks else f"layer_{len(blocks) + 1}"))
+        blocks[names[-1]] = block
+    return blocks, " ".join(_repeated(name, len(list(run))) for name, run in groupby(names))
+
+
+def _repeated(name: str, count: int) -> str:
+    return name if count == 1 else f"{name}*{count}"

@@ -7,12 +7,11 @@ of weights differ from ours; `x_transformers_weights` has them.
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 from torch import Tensor
 
-from hybridgen.interop.upstream_stack import refuse
+from hybridgen.interop.upstream_stack import named_blocks, refuse
 from hybridgen.interop.upstream_weights import fit_weights
 from hybridgen.interop.x_transformers_arguments import (
     LAYERS,
@@ -47,13 +46,10 @@ def spec_document(upstream_config: Mapping[str, Any]) -> dict[str, Any]:
     """
     given = read_arguments(upstream_config)
     wrapper, stack = given.wrapper, given.stack
-    blocks: dict[str, dict[str, Any]] = {}
-    names: list[str] = []
-    for layer in given.layers:
-        block = {"mixer": _mixer(given, layer), "mlp": None if stack.only_attn else _mlp(stack.dim, layer)}
-        name = next((known for known, other in blocks.items() if other == block), "")
-        names.append(name or ("layer" if not blocks else f"layer_{len(blocks) + 1}"))
-        blocks[names[-1]] = block
+    blocks, pattern = named_blocks(
+        {"mixer": _mixer(given, layer), "mlp": None if stack.only_attn else _mlp(stack.dim, layer)}
+        for layer in given.layers
+    )
     norm = "rms" if stack.use_rmsnorm else "layer"
     head: dict[str, Any] = {"type": "lm", "tie_embeddings": wrapper.tie_embedding}
     if wrapper.tie_embedding:
@@ -70,7 +66,7 @@ def spec_document(upstream_config: Mapping[str, Any]) -> dict[str, Any]:
         "backbone": {
             "d_model": stack.dim,
             "blocks": blocks,
-            "pattern": " ".join(_repeated(name, len(list(run))) for name, run in groupby(names)),
+            "pattern": pattern,
             "norm": {"type": norm, "bias": False, "eps": _EPS[norm], "unit_offset": stack.norm_add_unit_offset},
             "norm_placement": "sandwich" if stack.sandwich_norm else "pre" if stack.pre_norm else "residual",
             "residual_in_fp32": False,
@@ -84,10 +80,6 @@ def spec_document(upstream_config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _value_residual(stack: StackFields) -> str:
     return "none" if not stack.add_value_residual else "learned" if stack.learned_value_residual_mix else "half"
-
-
-def _repeated(name: str, count: int) -> str:
-    return name if count == 1 else f"{name}*{count}"
 
 
 def _mixer(given: Arguments, layer: LayerFields) -> dict[str, Any]:

@@ -198,8 +198,8 @@ def test_directories_that_hold_something_are_not_overwritten(tmp_path):
     ("config", "words"),
     [
         ({"format": "hybridgen"}, "is a model saved by hybridgen already"),
-        ({"model_type": "mamba", "d_model": 8}, r"is a Hugging Face directory \(mamba\)"),
-        ({"hello": 1}, "is the configuration of none of mamba_ssm, vim, x_transformers, zonos"),
+        ({"model_type": "gpt2", "d_model": 8}, r"is a Hugging Face directory \(gpt2\)"),
+        ({"hello": 1}, "is the configuration of none of huggingface, mamba_ssm, vim, x_transformers, zonos"),
     ],
 )
 def test_other_directories_are_told_apart(tmp_path, config, words):
@@ -219,7 +219,9 @@ def test_systems_are_detected(tmp_path):
             assert detect_system(tmp_path) == system
     with pytest.raises(hg.CheckpointError, match="there is no such directory"):
         detect_system(tmp_path / "no")
-    with pytest.raises(hg.HybridgenError, match="must be one of mamba_ssm, vim, x_transformers, zonos; given 'x'"):
+    with pytest.raises(
+        hg.HybridgenError, match="must be one of huggingface, mamba_ssm, vim, x_transformers, zonos; given 'x'"
+    ):
         import_directory(tmp_path, tmp_path / "out", system="x")
 
 
