@@ -37,6 +37,8 @@ from hybridgen.weight_names import check_names, check_ties, nearest
 
 _COMPILED = "_orig_mod"  # where torch.compile keeps the module that it wraps
 _STACK = "backbone"
+# Weights that multiply hidden states, and must have their dtype.
+_MULTIPLY = ("proj.weight", "fc1.weight", "fc2.weight", "head.weight", "embedding.weight")
 
 
 def save(
@@ -198,7 +200,7 @@ def _load(path: Path, device: torch.device, dtype: torch.dtype | None, verify: b
     _check_once(names, path)
     _check(needed, {names[name]: tensor for name, tensor in stored.items()}, path)
     if dtype is None:
-        _check_one_dtype(model, {names[name]: tensor for name, tensor in stored.items()})
+        _check_runs(spec, {names[name]: tensor for name, tensor in stored.items()}, path)
     _fill(model, stored, names, device, None if dtype is None else model.parameter_dtypes(dtype))
     return model
 
@@ -300,17 +302,16 @@ def _check(needed: Mapping[str, torch.Size], stored: Mapping[str, StoredTensor],
             )
 
 
-def _check_one_dtype(model: HybridModel, stored: Mapping[str, StoredTensor]) -> None:
-    """Refuses weights of several dtypes, which no layer could multiply; those that need float32 may have it."""
-    dtypes = [tensor.dtype for tensor in stored.values()]
-    main = max(dict.fromkeys(dtypes), key=dtypes.count)
-    expected = model.parameter_dtypes(main)
-    for name, tensor in stored.items():
-        if tensor.dtype not in (main, expected[name]):
-            raise CheckpointError(
-                f"{tensor.file}: {name} is stored as {tensor.dtype}, and most weights as {main}; load them as one, "
-                f"with dtype={str(main).removeprefix('torch.')!r}"
-            )
+def _check_runs(spec: ModelSpec, stored: Mapping[str, StoredTensor], directory: Path) -> None:
+    """Refuses linear maps of several dtypes, through which no call would get; norms and scans may differ from them."""
+    # Images are turned into the dtype of the model, which is that of the last norm.
+    names = (*_MULTIPLY, "norm_f.weight") if spec.input.type == "patches" else _MULTIPLY
+    found = {str(tensor.dtype)[6:] for name, tensor in stored.items() if name.endswith(names)}
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{directory}: its weights are stored in several formats, {' and '.join(sorted(found))}; give a dtype "
+            f"(--dtype) to turn them into one"
+        )
 
 
 def _check_once(names: Mapping[str, str], directory: Path) -> None:

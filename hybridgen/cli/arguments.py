@@ -11,9 +11,6 @@ from hybridgen.errors import HybridgenError
 if TYPE_CHECKING:
     from hybridgen.model.model import HybridModel
 
-# Weights that multiply hidden states, and must have their format.
-_MULTIPLY = ("proj.weight", "fc1.weight", "fc2.weight", "head.weight", "embedding.weight")
-
 
 class DType(StrEnum):
     """Number formats that weights can have."""
@@ -56,22 +53,14 @@ SavedFormat = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a model that was saved from Python.")]
 
 
-def check_runs(model: "HybridModel", place: Path) -> None:
-    """Refuses a loaded model that cannot run: without values, or with linear maps of several formats.
+def check_runs(model: "HybridModel") -> None:
+    """Refuses a loaded model without values.
 
     Raises:
         HybridgenError: If it is one.
     """
     if model.device.type == "meta":
         raise HybridgenError("on the device meta weights have no values; give --device cpu, or another that computes")
-    # Images are turned into the format of the model, which is that of the last norm.
-    names = (*_MULTIPLY, "norm_f.weight") if model.spec.input.type == "patches" else _MULTIPLY
-    found = {str(weight.dtype)[6:] for name, weight in model.named_parameters() if name.endswith(names)}
-    if len(found) > 1:
-        raise HybridgenError(
-            f"{place}: its weights are stored in several formats, {' and '.join(sorted(found))}; "
-            f"give --dtype to turn them into one"
-        )
 
 
 def check_replaceable(directory: Path, overwrite: bool, option: str = "-o") -> None:

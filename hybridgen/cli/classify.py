@@ -73,7 +73,7 @@ def _checked(model: Any, place: Path) -> "VisionModel":
         raise HybridgenError(f"{place}: {error}") from error
     if not checked.num_classes or getattr(checked.spec.head, "pool", None) == "all":
         raise UnsupportedError(f"{place}: classify needs a head that classifies whole images; this model has none")
-    check_runs(checked, place)
+    check_runs(checked)
     return checked
 
 

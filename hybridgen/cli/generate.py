@@ -43,7 +43,7 @@ def generate(
 
     keep_memory()
     model = load(model_dir, device=device, dtype=dtype and dtype.value)
-    check_runs(model, model_dir)
+    check_runs(model)
     prompt = torch.tensor([_parse_prompt(prompt_ids, model.spec)], device=model.device)
     ids = generate_ids(
         model,

@@ -158,7 +158,7 @@ def test_weights_that_cannot_run(hybridgen: Program, model: Path, pictures: list
     mixed.patch_embed.half()
     hg.save(mixed, tmp_path / "mixed")
     result = hybridgen("classify", tmp_path / "mixed", pictures[0])
-    assert (result.status, "float16 and float32; give --dtype" in result.err) == (2, True)
+    assert (result.status, "float16 and float32; give a dtype (--dtype)" in result.err) == (2, True)
     assert hybridgen("classify", tmp_path / "mixed", pictures[0], "--dtype", "float32").status == 0
     broken = hg.load(model)
     broken.head.weight = torch.nn.Parameter(torch.full_like(broken.head.weight, torch.nan))

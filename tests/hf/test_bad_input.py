@@ -193,7 +193,7 @@ def test_one_weight_is_stored_once_and_in_one_dtype(saved):
     with pytest.raises(CheckpointError, match=f"layers.0.mixer.in_proj.weight are both {name}; remove one of them"):
         hg.load(saved)
     save_file(weights | {name: weights[name].double()}, file)
-    words = r"in_proj\.weight is stored as torch\.float64, and most weights as torch\.float32"
+    words = r"stored in several formats, float32 and float64; give a dtype \(--dtype\) to turn them into one"
     with pytest.raises(CheckpointError, match=words):
         hg.load(saved)
     assert hg.load(saved, dtype="float32").get_parameter(name).dtype == torch.float32
