@@ -139,8 +139,8 @@ def load(
         directory: Written by `save`, `hybridgen build` or `hybridgen import` in either format, or by `save_pretrained`
             of a model of `hybridgen.hf`.
         device: Where the weights go. On the CPU they stay views of the files until they are changed.
-        dtype: float32, bfloat16, float16 or float64; None keeps every weight as it is stored. The few weights that
-            need float32 keep it.
+        dtype: float32, bfloat16, float16 or float64; None keeps every weight as it is stored, and those of linear maps
+            must be of one dtype then. The few weights that need float32 keep it.
         verify: Whether to compare the hash of every file with the one noted when it was saved, which only hybridgen's
             own format does.
 

@@ -17,6 +17,7 @@ from hybridgen.hf.attention import attend_by_interface
 from hybridgen.hf.cache import SharedState, new_cache, state_of
 from hybridgen.hf.config import HybridgenConfig, mixer_is_whole, state_is_whole
 from hybridgen.hf.inputs import Arranged, arrange, check_tensor
+from hybridgen.hf.offloading import load_layers_whole
 from hybridgen.hub.architecture import AUTO_CLASSES
 from hybridgen.hub.configuration import auto_map
 from hybridgen.integrations.liger import apply_to_new
@@ -68,6 +69,13 @@ class HybridgenPreTrainedModel(PreTrainedModel):
     def spec(self) -> ModelSpec:
         """The resolved spec."""
         return self.config.resolved()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Opens a directory or a repository; see `PreTrainedModel.from_pretrained`."""
+        opened = super().from_pretrained(*args, **kwargs)
+        load_layers_whole(opened[0] if isinstance(opened, tuple) else opened)
+        return opened
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:

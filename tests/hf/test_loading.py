@@ -197,6 +197,23 @@ def test_device_maps(tmp_path, options):
     assert same(AutoModelForCausalLM.from_pretrained(tmp_path, **options), plain)
 
 
+@pytest.mark.parametrize("pattern", ["M A N", "B N"])
+@pytest.mark.filterwarnings("ignore:.*offload.*")
+def test_offloaded_layers(tmp_path, pattern):
+    hg.save(language_model(pattern=pattern), tmp_path / "saved", format="hf")
+    expected = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    places = dict.fromkeys(["backbone.embedding", "backbone.norm_f", "lm_head", "backbone.layers.0"], "cpu")
+    places |= {f"backbone.layers.{index}": "disk" for index in range(1, len(pattern.split()))}
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "saved", device_map=places, offload_folder=tmp_path / "offloaded"
+    )
+    assert {value.device.type for value in model.backbone.layers[1].parameters()} == {"meta"}
+    torch.testing.assert_close(model(ids()).logits, expected(ids()).logits)
+    options = {"max_new_tokens": 4, "do_sample": False}
+    assert torch.equal(model.generate(ids(), **options), expected.generate(ids(), **options))
+    assert {value.device.type for value in model.backbone.layers[1].parameters()} == {"meta"}
+
+
 @pytest.mark.parametrize("kind", ["transformer", "mamba2", "hybrid2", "values", "memory"])
 def test_layers_on_several_devices(kind):
     """The second device is `meta`, which takes tensors of its own alone, as a second GPU would."""
