@@ -114,11 +114,10 @@ class HybridgenForCausalLM(HybridgenPreTrainedModel, HybridgenGenerationMixin):
                 labels = labels if begins is None else labels.masked_fill(begins.to(labels.device), ignore_index)
                 shift_labels = torch.nn.functional.pad(labels, (0, 1), value=ignore_index)[:, 1:]
             loss = self._loss(hidden, shift_labels, items, ignore_index)
-        past: dict[str, Any] = {"past_key_values": outputs.past_key_values}  # for mypy, as in `HybridgenModel`
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            **past,
+            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )

@@ -215,11 +215,9 @@ class HybridgenModel(HybridgenPreTrainedModel, Stack):
         finally:
             self.attending.weights = None
         hidden = given.restored(reading.hidden)
-        # Not by its name alone: mypy loses this field where it reads transformers' circular imports in another order.
-        past: dict[str, Any] = {"past_key_values": cache}
         return BaseModelOutputWithPast(
             last_hidden_state=hidden,
-            **past,
+            past_key_values=cache,
             hidden_states=(*(given.restored(reading.own(one)) for one in streams), hidden) if wanted else None,
             attentions=None if weights is None else tuple(self._in_order(one, given, reading) for one in weights),
         )
