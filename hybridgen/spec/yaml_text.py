@@ -6,7 +6,7 @@ to OmegaConf. A spec is data: tags are refused, aliases are expanded within a bo
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import yaml
@@ -22,6 +22,7 @@ MAX_KEY = 256
 """Characters of a key."""
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_TOO_DEEP = (f"lists and mappings nest deeper than {MAX_DEPTH} levels", "a model needs about 8")
 
 # Text that can be something else than a string: a number, or one of the short words for true, false and null.
 _MAYBE_TYPED = re.compile(
@@ -90,7 +91,7 @@ def _read_events(text: str, lines: list[str], name: str) -> tuple[list[Any], lis
             documents += isinstance(event, yaml.DocumentStartEvent)
             fault: tuple[str, str | None] | None = None
             if depth > MAX_DEPTH:
-                fault = f"lists and mappings nest deeper than {MAX_DEPTH} levels", "a model needs about 8"
+                fault = _TOO_DEEP
             elif len(events) > 2 * MAX_NODES:
                 fault = f"the document has more than {MAX_NODES:,} values", None
             elif documents > 1:
@@ -99,7 +100,11 @@ def _read_events(text: str, lines: list[str], name: str) -> tuple[list[Any], lis
                 return events, [fault_at(_place(event, lines, name), (), *fault)]
             events.append(event)
     except yaml.YAMLError as error:
-        return events, [syntax_fault(error, lines, name)]
+        found = syntax_fault(error, lines, name)
+        # PyYAML from 6.0.4 on has a limit of its own, and meets it first, as it reads ahead.
+        if "maximum nesting depth" in found.message:
+            found = replace(found, message=_TOO_DEEP[0], suggestion=_TOO_DEEP[1])
+        return events, [found]
     return events, []
 
 
