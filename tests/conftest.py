@@ -1,5 +1,6 @@
 """Settings of the whole test run."""
 
+import logging
 import signal
 
 import jaxtyping
@@ -28,3 +29,16 @@ def no_shape_checks():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def quiet_transformers():
+    """transformers logs that it has no CUDA kernels, which is the point of tests that compare with it."""
+    import transformers
+
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
+    transformers.logging.set_verbosity(level)

@@ -53,7 +53,7 @@ SavedFormat = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a model that was saved from Python.")]
 
 
-def check_runs(model: "HybridModel") -> None:
+def check_has_values(model: "HybridModel") -> None:
     """Refuses a loaded model without values.
 
     Raises:

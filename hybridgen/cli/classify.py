@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hybridgen.cli.arguments import Device, DType, ModelDirectory, check_runs
+from hybridgen.cli.arguments import Device, DType, ModelDirectory, check_has_values
 from hybridgen.cli.tables import print_table
 from hybridgen.errors import HybridgenError, UnsupportedError
 
@@ -73,7 +73,7 @@ def _checked(model: Any, place: Path) -> "VisionModel":
         raise HybridgenError(f"{place}: {error}") from error
     if not checked.num_classes or getattr(checked.spec.head, "pool", None) == "all":
         raise UnsupportedError(f"{place}: classify needs a head that classifies whole images; this model has none")
-    check_runs(checked)
+    check_has_values(checked)
     return checked
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hybridgen.cli.arguments import Device, DType, ModelDirectory, check_runs
+from hybridgen.cli.arguments import Device, DType, ModelDirectory, check_has_values
 from hybridgen.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def generate(
 
     keep_memory()
     model = load(model_dir, device=device, dtype=dtype and dtype.value)
-    check_runs(model)
+    check_has_values(model)
     prompt = torch.tensor([_parse_prompt(prompt_ids, model.spec)], device=model.device)
     ids = generate_ids(
         model,

@@ -11,10 +11,10 @@ except ImportError as error:
     _missing = isinstance(error, ModuleNotFoundError) and error.name == "transformers"
     _why = "is not installed" if _missing else f"cannot be imported ({error})"
     raise HybridgenError(f"hybridgen.hf needs transformers, which {_why}: pip install 'hybridgen[hf]'") from error
-# 5.24 calls caches by another name, and would decode without them.
-if not (5, 20) <= tuple(int(part) for part in _transformers.__version__.split(".")[:2]) < (5, 24):
+# Caches of 5.20 lack what ours need; 5.24 calls caches by another name, and would decode without them.
+if _transformers.__version__.split(".")[:2] != ["5", "23"]:
     raise HybridgenError(
-        f"hybridgen.hf works with transformers 5.20 to 5.23, and {_transformers.__version__} is installed: "
+        f"hybridgen.hf works with transformers 5.23, and {_transformers.__version__} is installed: "
         f"pip install 'hybridgen[hf]'"
     )
 

@@ -32,7 +32,7 @@ class HybridgenForCausalLM(HybridgenPreTrainedModel, HybridgenGenerationMixin):
         linear_cross_entropy: Computes the loss from hidden states and the head's weights; `hybridgen.ops`' own, which
             integrations replace.
         skip_logits: What a call means that does not say it; see `forward`. Set it to False for code that looks at the
-            logits of training steps, as TRL's SFTTrainer does.
+            logits of training steps.
     """
 
     skip_logits: bool | None = None

@@ -11,6 +11,7 @@ import hybridgen as hg
 from hybridgen import hf
 from hybridgen.errors import CheckpointError, HybridgenError, ShapeError, SpecError, UnsupportedError
 from hybridgen.hf import HybridgenForCausalLM, wrap
+from hybridgen.ops.linear_cross_entropy import linear_cross_entropy
 from tests.helpers.hub_models import document, ids
 from tests.hf.kinds import KINDS
 
@@ -211,3 +212,16 @@ def test_directories_have_names(name):
 def test_base_models_are_of_models(model):
     with pytest.raises(HybridgenError, match="base_model takes a model"):
         hg.base_model(model)
+
+
+@pytest.mark.parametrize("name", ["weight", "labels", "bias"])
+def test_a_loss_is_of_tensors_on_one_device(name):
+    given = {"weight": torch.ones(3, 4), "labels": torch.ones(2, dtype=torch.int64), "bias": torch.ones(3)}
+    given[name] = given[name].to("meta")
+    with pytest.raises(ShapeError, match=f"{name} is on meta, and hidden on cpu"):
+        linear_cross_entropy(torch.ones(2, 4), **given)
+
+
+def test_a_loss_is_of_tensors():
+    with pytest.raises(ShapeError, match="weight must be a tensor, but is list"):
+        linear_cross_entropy(torch.ones(2, 4), [[1.0]], torch.ones(2, dtype=torch.int64))

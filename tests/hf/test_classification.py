@@ -161,3 +161,13 @@ def test_attention_of_images_goes_by_the_interface():
     torch.testing.assert_close(found.attentions[0].sum(dim=-1), torch.ones(2, 4, 4))
     assert len(found.hidden_states) == 3
     assert model.get_input_embeddings() is model.patch_embed
+
+
+def test_layers_in_pairs_have_one_stream_a_pair():
+    backbone = {"d_model": 32, "n_layer": 4, "ssm": {"type": "mamba1", "d_state": 4}, "bidirectional": "layers"}
+    tokens = {"type": "tokens", "vocab_size": 50}
+    model = wrap(hg.build(hg.ModelSpec.model_validate({"backbone": backbone, "input": tokens}))).eval()
+    found = model(ids(), use_cache=False, output_hidden_states=True).hidden_states
+    assert len(found) == 3
+    torch.testing.assert_close(found[0], model.get_input_embeddings()(ids()))
+    assert torch.equal(found[-1], model(ids(), use_cache=False).last_hidden_state)

@@ -1,6 +1,8 @@
 """`save_pretrained` and `from_pretrained`: what is written opens again, in transformers and in hybridgen."""
 
 import json
+from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
+    modeling_utils,
 )
 
 import hybridgen as hg
@@ -195,6 +198,19 @@ def test_device_maps(tmp_path, options):
     plain = language_model()
     hg.save(plain, tmp_path, format="hf")
     assert same(AutoModelForCausalLM.from_pretrained(tmp_path, **options), plain)
+
+
+def test_what_is_pushed_holds_the_file_that_its_configuration_names(tmp_path, monkeypatch):
+    pushed = []
+
+    def upload(self, directory, *args, **kwargs):
+        pushed.extend(file.name for file in Path(directory).iterdir())
+
+    monkeypatch.setattr(modeling_utils, "hf_api", mock.MagicMock())
+    monkeypatch.setattr(modeling_utils, "create_and_tag_model_card", mock.MagicMock())
+    monkeypatch.setattr(HybridgenForCausalLM, "_upload_modified_files", upload)
+    wrap(language_model()).save_pretrained(tmp_path, push_to_hub=True, repo_id="a/b")
+    assert {"config.json", "model.safetensors", "modeling_hybridgen.py"} <= set(pushed)
 
 
 @pytest.mark.parametrize("pattern", ["M A N", "B N"])

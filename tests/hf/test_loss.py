@@ -114,7 +114,7 @@ def test_the_end_of_a_packed_sequence_does_not_predict_the_next_one(pair):
     }
     for name, value in marks.items():
         packed = model(tokens, labels=tokens, num_items_in_batch=9, **{name: value}).loss
-        torch.testing.assert_close(packed, sum(parts)), name
+        torch.testing.assert_close(packed, sum(parts), msg=name)
 
 
 class Doubled(nn.Module):

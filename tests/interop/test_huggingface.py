@@ -1,7 +1,6 @@
 """transformers' own models: its logits and gradients from its files, and its files back."""
 
 import json
-import logging
 from collections import ChainMap
 
 import pytest
@@ -16,6 +15,8 @@ from hybridgen.interop.spec_differences import differences
 from hybridgen.interop.upstream_source import detect_system
 
 transformers = pytest.importorskip("transformers")
+
+pytestmark = pytest.mark.usefixtures("quiet_transformers")
 
 SSM = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}
 MAMBA2 = SSM | {"num_heads": 8, "head_dim": 8, "n_groups": 2, "chunk_size": 16}
@@ -81,17 +82,6 @@ CASES = {
     ),
     "jamba_without_attention": ("jamba", JAMBA | {"attn_layer_offset": 4, "attn_layer_period": 5}),
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    """transformers logs that it has no CUDA kernels, which is the point here."""
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    logging.disable(logging.WARNING)
-    yield
-    logging.disable(logging.NOTSET)
-    transformers.logging.set_verbosity(level)
 
 
 def upstream(case, seed=0):

@@ -1,7 +1,5 @@
 """Our Mamba and Mamba-2 language models against those of the transformers library: a second oracle."""
 
-import logging
-
 import pytest
 import torch
 
@@ -11,16 +9,7 @@ from tests.helpers.golden import ATOL, GRADIENT_RTOL
 
 transformers = pytest.importorskip("transformers")
 
-
-@pytest.fixture(autouse=True)
-def quiet():
-    """transformers logs that it has no CUDA kernels, which is the point here."""
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    logging.disable(logging.WARNING)
-    yield
-    logging.disable(logging.NOTSET)
-    transformers.logging.set_verbosity(level)
+pytestmark = pytest.mark.usefixtures("quiet_transformers")
 
 
 def mamba1(seed):
